@@ -1,0 +1,50 @@
+//! The macros of the register tables: they write what would otherwise be written once a register.
+
+/// Declares a struct of registers that are all of one type, and its table of names.
+///
+/// ```ignore
+/// reg_map! {
+///     /// Doc.
+///     pub struct Pair: u64 { rax, rbx }
+/// }
+/// ```
+/// gives `struct Pair { pub rax: u64, pub rbx: u64 }` with `Pair::NAMES` and `Pair::iter()`, which
+/// yields `(name, value)` in the order of the declaration.
+macro_rules! reg_map {
+    ($(#[$meta:meta])* pub struct $name:ident: $ty:ty { $($(#[$fmeta:meta])* $reg:ident),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "a register's name is its documentation")]
+        pub struct $name { $($(#[$fmeta])* pub $reg: $ty),+ }
+
+        impl $name {
+            /// The registers' names, in the order of the declaration.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($reg)),+];
+
+            /// The registers by name, in the order of the declaration.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, $ty)> + '_ {
+                Self::NAMES.iter().copied().zip([$(self.$reg),+])
+            }
+        }
+    };
+}
+
+/// Declares the conversions between a neutral register struct and a platform's, field by field, where
+/// both use the same names.
+macro_rules! impl_reg_accessors {
+    ($neutral:ty, $foreign:ty { $($reg:ident),+ $(,)? }) => {
+        impl From<&$foreign> for $neutral {
+            fn from(from: &$foreign) -> Self {
+                Self { $($reg: from.$reg),+ }
+            }
+        }
+
+        impl From<&$neutral> for $foreign {
+            fn from(from: &$neutral) -> Self {
+                Self { $($reg: from.$reg),+, ..Default::default() }
+            }
+        }
+    };
+}
+
+pub(crate) use {impl_reg_accessors, reg_map};

@@ -1,0 +1,130 @@
+//! Backends: what executes the guest. One enum over all of them, one trait that they share.
+
+mod irq;
+#[macro_use]
+mod macros;
+mod regs;
+mod vcpu;
+
+pub mod soft;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::memory::GuestMemory;
+pub use irq::{InterruptController, MsiMessage, MsiSink};
+pub use regs::{
+    DescriptorTable, FpuRegs, GuestRegs, Segment, SpecialRegs, X86FpuRegs, X86Regs, X86SpecialRegs,
+};
+
+pub use vcpu::{Activity, Kick, VcpuError, VcpuExit, VcpuOps, VcpuResult};
+
+/// The backend that a user asks for.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, clap::ValueEnum, serde::Deserialize, serde::Serialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum AccelKind {
+    /// The fastest that works here.
+    #[default]
+    Auto,
+    /// Linux's KVM.
+    Kvm,
+    /// macOS's Hypervisor.framework.
+    Hvf,
+    /// The Windows Hypervisor Platform.
+    Whpx,
+    /// macOS's Virtualization.framework.
+    Vz,
+    /// The software x86-64 CPU, which needs no hypervisor.
+    Soft,
+}
+
+impl fmt::Display for AccelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Hvf => "hvf",
+            Self::Whpx => "whpx",
+            Self::Vz => "vz",
+            Self::Soft => "soft",
+        })
+    }
+}
+
+/// The result of an operation on a backend.
+pub type AccelResult<T> = Result<T, AccelError>;
+
+/// Why a backend cannot be used, with the remedy.
+#[derive(Debug, Error)]
+pub enum AccelError {
+    /// The backend does not exist on this host's operating system or processor.
+    #[error("{kind} is not available on this platform. {remedy}")]
+    NotOnThisPlatform {
+        /// The backend.
+        kind: AccelKind,
+        /// What to do instead.
+        remedy: &'static str,
+    },
+    /// The backend's device or library cannot be opened, or is too old, or lacks something.
+    #[error("{what}: {reason}. {remedy}")]
+    Unusable {
+        /// The device, library or capability.
+        what: String,
+        /// The reason.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// A call of the host's hypervisor failed.
+    #[error("{operation} failed: {source}")]
+    Host {
+        /// The call, as its documentation names it.
+        operation: &'static str,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// No backend at all is usable; one line for each that was tried.
+    #[error("no backend can run this guest here: {}", .0.join("; "))]
+    NoneUsable(Vec<String>),
+}
+
+/// What a vCPU is made with, beyond its number.
+#[derive(Clone)]
+pub struct VcpuSetup {
+    /// Number of vCPUs in the machine; their ids and APIC ids are 0 to `cpus - 1`.
+    pub cpus: u32,
+    /// The machine's interrupt controllers.
+    pub interrupts: Arc<dyn InterruptController>,
+}
+
+/// What a backend does for a virtual machine. A value of an implementing type is one virtual machine.
+///
+/// The order of calls: `map_memory` once, then `create_vcpu` for 0 to `cpus - 1`. vCPU 0 starts with
+/// the registers that it is given, the others wait for INIT and a start-up IPI.
+pub trait Accel {
+    /// The backend's vCPU.
+    type Vcpu: VcpuOps;
+
+    /// Which backend this is; never `Auto`.
+    fn kind(&self) -> AccelKind;
+
+    /// Maps guest RAM. What lies outside its ranges is MMIO.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn map_memory(&mut self, memory: &GuestMemory) -> AccelResult<()>;
+
+    /// Creates vCPU `id`.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn create_vcpu(&mut self, id: u32, setup: &VcpuSetup) -> AccelResult<Self::Vcpu>;
+
+    /// Where the IOAPIC and devices send interrupt messages.
+    fn msi_sink(&self) -> Arc<dyn MsiSink>;
+}

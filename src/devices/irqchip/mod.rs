@@ -1,0 +1,1 @@
+//! Interrupt controllers and the interval timer, shared by all backends.

@@ -1,0 +1,43 @@
+//! The machine's devices. A device is `read` and `write`; it knows no backend.
+
+pub mod irqchip;
+
+use std::sync::Arc;
+
+/// A device on the port I/O bus or the MMIO bus.
+pub trait Device: Send {
+    /// Answers a read at `offset` bytes from the start of the device's range. `data` is preset to
+    /// all-ones, so a register that does not exist needs no code.
+    fn read(&mut self, offset: u64, data: &mut [u8]);
+
+    /// Takes a write at `offset` bytes from the start of the device's range.
+    fn write(&mut self, offset: u64, data: &[u8]);
+}
+
+/// What a guest tells the machine through a device that ends or changes the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// Power off (ACPI S5).
+    PowerOff,
+    /// Reset (ACPI reset register, i8042, port 0xCF9).
+    Reset,
+    /// A value written to the debug exit port.
+    DebugExit(u32),
+    /// The guest's kernel says that it panicked (pvpanic).
+    Panicked,
+}
+
+/// Takes guest events; cloned into every device that can cause one.
+pub type EventSink = Arc<dyn Fn(GuestEvent) + Send + Sync>;
+
+/// An interrupt line from a device to the interrupt controllers.
+pub trait IrqLine: Send {
+    /// Drives the line to `level`.
+    fn set(&self, level: bool);
+
+    /// Raises and lowers the line: one edge.
+    fn pulse(&self) {
+        self.set(true);
+        self.set(false);
+    }
+}

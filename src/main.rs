@@ -1,0 +1,5 @@
+//! The `vm-accel` binary: logging and the exit status, nothing else.
+
+fn main() {
+    let _ = vm_accel::VERSION;
+}

@@ -1,0 +1,54 @@
+//! Guest RAM: how it lies in the guest-physical address space, and how it is allocated.
+
+use thiserror::Error;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+/// Guest RAM, shared by the loaders, the devices and the backends.
+pub type GuestMemory = GuestMemoryMmap<()>;
+
+/// First byte of the hole below 4 GiB that holds the MMIO devices, the IOAPIC and the LAPIC.
+pub const MMIO_HOLE_START: u64 = 0xC000_0000;
+/// First byte behind the hole: RAM that does not fit below the hole goes on here.
+pub const MMIO_HOLE_END: u64 = 0x1_0000_0000;
+/// Bytes a page.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// Why guest RAM could not be had.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The host refused the mapping.
+    #[error(
+        "cannot map {mib} MiB of guest memory: {reason}. Give the guest less with `--memory`, or free some on the host"
+    )]
+    Map {
+        /// What was asked for, in MiB.
+        mib: u64,
+        /// The host's reason.
+        reason: String,
+    },
+}
+
+/// The ranges `(gpa, bytes)` of `size` bytes of RAM, in ascending order: from 0, with the hole
+/// at 3 GiB to 4 GiB left out.
+#[must_use]
+pub fn layout(size: u64) -> Vec<(u64, u64)> {
+    if size <= MMIO_HOLE_START {
+        vec![(0, size)]
+    } else {
+        vec![(0, MMIO_HOLE_START), (MMIO_HOLE_END, size - MMIO_HOLE_START)]
+    }
+}
+
+/// Allocates `size` bytes of zeroed guest RAM; the host gives pages on first touch.
+///
+/// # Errors
+/// When the host cannot map that much.
+pub fn allocate(size: u64) -> Result<GuestMemory, MemoryError> {
+    let failed = |reason: String| MemoryError::Map { mib: size >> 20, reason };
+    let mut ranges = Vec::new();
+    for (gpa, bytes) in layout(size) {
+        let bytes = usize::try_from(bytes).map_err(|e| failed(e.to_string()))?;
+        ranges.push((GuestAddress(gpa), bytes));
+    }
+    GuestMemory::from_ranges(&ranges).map_err(|e| failed(e.to_string()))
+}

@@ -1,0 +1,1 @@
+//! The virtual machine: memory, backend, devices, vCPU threads and the run loop.
