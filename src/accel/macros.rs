@@ -47,4 +47,4 @@ macro_rules! impl_reg_accessors {
     };
 }
 
-pub(crate) use {impl_reg_accessors, reg_map};
+pub(crate) use reg_map;

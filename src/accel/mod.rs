@@ -1,7 +1,6 @@
 //! Backends: what executes the guest. One enum over all of them, one trait that they share.
 
 mod irq;
-#[macro_use]
 mod macros;
 mod regs;
 mod vcpu;

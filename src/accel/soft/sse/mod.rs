@@ -1,0 +1,1 @@
+//! SSE to SSE4.2 and MMX: the arithmetic, as pure functions on register values.
