@@ -5,6 +5,11 @@ mod macros;
 mod regs;
 mod vcpu;
 
+mod ffi;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm;
+pub mod measure;
+pub mod native;
 pub mod soft;
 
 use std::fmt;
