@@ -14,9 +14,8 @@ const EXITS: u32 = 50_000;
 const MEMORY_MIB: u32 = 128;
 
 /// `O`, `K`, newline to COM1, then 0 to the debug exit port; 16-bit code.
-const OK_GUEST: &[u8] = &[
-    0xba, 0xf8, 0x03, 0xb0, b'O', 0xee, 0xb0, b'K', 0xee, 0xb0, b'\n', 0xee, 0x31, 0xc0, 0xe7, 0xf4, 0xf4,
-];
+const OK_GUEST: &[u8] =
+    &[0xba, 0xf8, 0x03, 0xb0, b'O', 0xee, 0xb0, b'K', 0xee, 0xb0, b'\n', 0xee, 0x31, 0xc0, 0xe7, 0xf4, 0xf4];
 
 /// `mov ecx, EXITS; 1: out 0x80, al; dec ecx; jnz 1b; xor ax, ax; out 0xf4, ax`; 16-bit code.
 fn exits_guest() -> Vec<u8> {
@@ -155,8 +154,7 @@ fn bare(guest: &[u8]) -> ExitCode {
     let kvm = unsafe { libc::open(c"/dev/kvm".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
     assert!(kvm >= 0);
     let vm = call(kvm, CREATE_VM, none);
-    let mut split =
-        kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [24, 0, 0, 0], ..Default::default() };
+    let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [24, 0, 0, 0], ..Default::default() };
     call(vm, ENABLE_CAP, &raw mut split);
     let bytes = (MEMORY_MIB as usize) << 20;
     let memory = map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1);

@@ -1,10 +1,10 @@
 //! What the threads of one run share: whether it has ended, and how.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::accel::{Activity, Kick};
+use crate::console::Doorbell;
 use crate::outcome::Outcome;
 
 use super::VmError;
@@ -15,19 +15,12 @@ pub type End = Result<Outcome, VmError>;
 /// `activity` before a vCPU has answered.
 const UNKNOWN: u8 = u8::MAX;
 
-/// What the supervisor's sleep looks at.
-#[derive(Debug, Default)]
-struct Wake {
-    /// Something changed since the supervisor last looked.
-    pending: bool,
-}
-
 /// The shared state of one run.
 pub struct RunState {
     ended: AtomicBool,
     end: Mutex<Option<End>>,
-    wake: Mutex<Wake>,
-    wake_signal: Condvar,
+    /// Wakes the supervisor.
+    bell: Arc<Doorbell>,
     /// The guest's kernel has said that it panics; a reset after that is no wish of its own.
     panicking: AtomicBool,
     kicks: OnceLock<Vec<Arc<dyn Kick>>>,
@@ -37,14 +30,13 @@ pub struct RunState {
 }
 
 impl RunState {
-    /// The state of a run with `cpus` vCPUs.
+    /// The state of a run with `cpus` vCPUs, whose supervisor listens to `bell`.
     #[must_use]
-    pub fn new(cpus: u32) -> Self {
+    pub fn new(cpus: u32, bell: Arc<Doorbell>) -> Self {
         Self {
             ended: AtomicBool::new(false),
             end: Mutex::new(None),
-            wake: Mutex::default(),
-            wake_signal: Condvar::new(),
+            bell,
             panicking: AtomicBool::new(false),
             kicks: OnceLock::new(),
             asked: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
@@ -145,20 +137,6 @@ impl RunState {
 
     /// Makes the supervisor look again.
     pub fn wake_supervisor(&self) {
-        self.wake.lock().unwrap_or_else(PoisonError::into_inner).pending = true;
-        self.wake_signal.notify_all();
-    }
-
-    /// Sleeps until `deadline`, or until something changed.
-    pub fn sleep_until(&self, deadline: Instant) {
-        let mut wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
-        while !wake.pending {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO {
-                break;
-            }
-            wake = self.wake_signal.wait_timeout(wake, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        wake.pending = false;
+        self.bell.ring();
     }
 }
