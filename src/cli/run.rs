@@ -51,8 +51,8 @@ pub struct RunArgs {
     /// Decompress a bzImage on the host, whatever the configuration says
     #[arg(long, overrides_with = "no_decompress", hide = true)]
     pub decompress: bool,
-    /// What a value on the debug exit port means: plain (the status) or qemu (status is 2 * value + 1)
-    /// [default: plain]
+    /// What a value on the debug exit port means: raw (the status) or qemu (status is 2 * value + 1)
+    /// [default: raw]
     #[arg(long, value_name = "MEANING")]
     pub debug_exit: Option<String>,
 }

@@ -78,7 +78,7 @@ pub struct Module {
 pub enum DebugExit {
     /// The value is the status.
     #[default]
-    Plain,
+    Raw,
     /// As QEMU's isa-debug-exit has it: the status is twice the value plus one.
     Qemu,
 }
@@ -126,7 +126,7 @@ impl Default for VmConfig {
             accel: AccelKind::Auto,
             serial: [Some(SerialBackend::Stdio), None, None, None],
             timeout: None,
-            debug_exit: DebugExit::Plain,
+            debug_exit: DebugExit::Raw,
         }
     }
 }
