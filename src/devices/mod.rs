@@ -1,8 +1,14 @@
 //! The machine's devices. A device is `read` and `write`; it knows no backend.
 
+pub mod bus;
+mod byte_device;
 pub mod irqchip;
+pub mod timer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use bus::{Bus, BusError};
+pub use byte_device::ByteDevice;
 
 /// A device on the port I/O bus or the MMIO bus.
 pub trait Device: Send {
@@ -40,4 +46,10 @@ pub trait IrqLine: Send {
         self.set(true);
         self.set(false);
     }
+}
+
+/// Locks `mutex`, also after a thread panicked with it: a device's state is plain values, all of which
+/// it must cope with anyway.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
