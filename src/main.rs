@@ -21,9 +21,9 @@ fn main() -> ExitCode {
         Command::Run(args) => run(&args),
         Command::Probe { accel, json } => print_probe(accel, json),
         Command::Inspect { file, json } => print_inspection(&file, json),
-        Command::Completions { shell } => {
-            cli::write_completions(shell, &mut std::io::stdout()).context("cannot write to stdout").map(|()| 0)
-        }
+        Command::Completions { shell } => cli::write_completions(shell, &mut std::io::stdout())
+            .context("cannot write to stdout")
+            .map(|()| 0),
     };
     ExitCode::from(result.unwrap_or_else(|error| {
         // stderr may be closed; there is nobody left to tell.

@@ -96,6 +96,11 @@ impl IoApic {
         }
     }
 
+    /// The messages of the unmasked level-triggered pins: those whose end of service must be reported.
+    pub fn level_routes(&self) -> impl Iterator<Item = MsiMessage> {
+        self.entries.iter().copied().filter(|entry| is_level(*entry) && entry & MASKED == 0).map(message)
+    }
+
     /// A read from the register page.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         let value = match offset {

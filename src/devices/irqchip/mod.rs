@@ -45,6 +45,8 @@ struct State {
     ioapic: IoApic,
     /// How many devices assert each line: lines are wired-or.
     asserted: [u32; GSIS as usize],
+    /// The level-triggered messages that the backend knows of.
+    level_routes: Vec<MsiMessage>,
 }
 
 impl IrqChip {
@@ -211,7 +213,14 @@ impl Device for IoApicRegisters {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        self.0.with(|state, send| state.ioapic.write(offset, data, send));
+        self.0.with(|state, send| {
+            state.ioapic.write(offset, data, send);
+            // A level-triggered pin is rare, so this is nearly always two empty lists.
+            if !state.level_routes.iter().copied().eq(state.ioapic.level_routes()) {
+                state.level_routes = state.ioapic.level_routes().collect();
+                self.0.msi.level_routes_changed(&state.level_routes);
+            }
+        });
     }
 }
 
@@ -222,17 +231,26 @@ pub(crate) mod rig {
 
     /// Remembers the messages.
     #[derive(Default)]
-    pub(crate) struct Messages(Mutex<Vec<MsiMessage>>);
+    pub(crate) struct Messages(Mutex<Vec<MsiMessage>>, Mutex<Vec<usize>>);
 
     impl Messages {
         pub(crate) fn take(&self) -> Vec<MsiMessage> {
             std::mem::take(&mut *lock(&self.0))
+        }
+
+        /// How many level-triggered routes there were after each change since the last call.
+        pub(crate) fn take_route_changes(&self) -> Vec<usize> {
+            std::mem::take(&mut *lock(&self.1))
         }
     }
 
     impl MsiSink for Messages {
         fn signal_msi(&self, message: MsiMessage) {
             lock(&self.0).push(message);
+        }
+
+        fn level_routes_changed(&self, routes: &[MsiMessage]) {
+            lock(&self.1).push(routes.len());
         }
     }
 
@@ -377,6 +395,21 @@ mod tests {
         drop(b);
         rig.chip.eoi(0x50);
         assert!(rig.vectors().is_empty());
+    }
+
+    #[test]
+    fn the_backend_hears_of_level_triggered_pins() {
+        let rig = Rig::new();
+        let set = |register: u32, value: u32| {
+            rig.mmio.write(IOAPIC_BASE, &register.to_le_bytes());
+            rig.mmio.write(IOAPIC_BASE + 0x10, &value.to_le_bytes());
+        };
+        set(0x18, 0x31);
+        assert!(rig.messages.take_route_changes().is_empty(), "an edge-triggered pin needs no route");
+        set(0x1A, 0x8032);
+        set(0x1C, 0x8033);
+        set(0x1A, 0x1_8032);
+        assert_eq!(rig.messages.take_route_changes(), [1, 2, 1]);
     }
 
     #[test]
