@@ -3,13 +3,6 @@
 # status: 0
 # stdout: OK
 .include "long.inc"
-.ifdef QEMU
-IDT_ERROR = 16                      # the error codes of QEMU 7 that are wrong
-RSVD_ERROR = 8
-.else
-IDT_ERROR = 8
-RSVD_ERROR = 9
-.endif
 main:
     # #DE
     xor edx, edx
