@@ -2,6 +2,7 @@
 
 mod irq;
 mod macros;
+mod platform;
 mod regs;
 mod vcpu;
 
@@ -10,6 +11,8 @@ mod ffi;
 pub mod kvm;
 pub mod measure;
 pub mod native;
+pub mod probe;
+pub mod select;
 pub mod soft;
 
 use std::fmt;
@@ -20,6 +23,7 @@ use thiserror::Error;
 
 use crate::memory::GuestMemory;
 pub use irq::{InterruptController, MsiMessage, MsiSink};
+pub use platform::{PlatformBackend, PlatformVcpu};
 pub use regs::{
     DescriptorTable, FpuRegs, GuestRegs, Segment, SpecialRegs, X86FpuRegs, X86Regs, X86SpecialRegs,
 };

@@ -30,13 +30,13 @@ pub enum PlatformVcpu {
     Soft(SoftVcpu),
 }
 
-/// Does the same with whichever variant there is: `each!(Self, self, backend => backend.kind())`.
+/// Does the same with whichever variant there is: `each!(self, backend => backend.kind())`.
 macro_rules! each {
-    ($enum:ty, $value:expr, $inner:ident => $do:expr) => {
+    ($value:expr, $inner:ident => $do:expr) => {
         match $value {
             #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-            <$enum>::Kvm($inner) => $do,
-            <$enum>::Soft($inner) => $do,
+            Self::Kvm($inner) => $do,
+            Self::Soft($inner) => $do,
         }
     };
 }
@@ -56,10 +56,9 @@ impl PlatformBackend {
             }
             AccelKind::Kvm => kvm(),
             AccelKind::Soft => Ok(Self::Soft(SoftBackend::new()?)),
-            AccelKind::Hvf | AccelKind::Vz => Err(AccelError::NotOnThisPlatform {
-                kind,
-                remedy: "It is part of macOS. Use `--accel auto`",
-            }),
+            AccelKind::Hvf | AccelKind::Vz => {
+                Err(AccelError::NotOnThisPlatform { kind, remedy: "It is part of macOS. Use `--accel auto`" })
+            }
             AccelKind::Whpx => Err(AccelError::NotOnThisPlatform {
                 kind,
                 remedy: "It is part of Windows. Use `--accel auto`",
@@ -85,11 +84,11 @@ impl Accel for PlatformBackend {
     type Vcpu = PlatformVcpu;
 
     fn kind(&self) -> AccelKind {
-        each!(Self, self, backend => backend.kind())
+        each!(self, backend => backend.kind())
     }
 
     fn map_memory(&mut self, memory: &GuestMemory) -> AccelResult<()> {
-        each!(Self, self, backend => backend.map_memory(memory))
+        each!(self, backend => backend.map_memory(memory))
     }
 
     fn create_vcpu(&mut self, id: u32, setup: &VcpuSetup) -> AccelResult<PlatformVcpu> {
@@ -101,48 +100,48 @@ impl Accel for PlatformBackend {
     }
 
     fn msi_sink(&self) -> Arc<dyn MsiSink> {
-        each!(Self, self, backend => backend.msi_sink())
+        each!(self, backend => backend.msi_sink())
     }
 }
 
 impl VcpuOps for PlatformVcpu {
     fn get_id(&self) -> u32 {
-        each!(Self, self, vcpu => vcpu.get_id())
+        each!(self, vcpu => vcpu.get_id())
     }
 
     fn run(&mut self) -> VcpuResult<VcpuExit<'_>> {
-        each!(Self, self, vcpu => vcpu.run())
+        each!(self, vcpu => vcpu.run())
     }
 
     fn get_regs(&self) -> VcpuResult<GuestRegs> {
-        each!(Self, self, vcpu => vcpu.get_regs())
+        each!(self, vcpu => vcpu.get_regs())
     }
 
     fn set_regs(&mut self, regs: &GuestRegs) -> VcpuResult<()> {
-        each!(Self, self, vcpu => vcpu.set_regs(regs))
+        each!(self, vcpu => vcpu.set_regs(regs))
     }
 
     fn get_fpu_regs(&self) -> VcpuResult<FpuRegs> {
-        each!(Self, self, vcpu => vcpu.get_fpu_regs())
+        each!(self, vcpu => vcpu.get_fpu_regs())
     }
 
     fn set_fpu_regs(&mut self, regs: &FpuRegs) -> VcpuResult<()> {
-        each!(Self, self, vcpu => vcpu.set_fpu_regs(regs))
+        each!(self, vcpu => vcpu.set_fpu_regs(regs))
     }
 
     fn get_special_regs(&self) -> VcpuResult<SpecialRegs> {
-        each!(Self, self, vcpu => vcpu.get_special_regs())
+        each!(self, vcpu => vcpu.get_special_regs())
     }
 
     fn set_special_regs(&mut self, regs: &SpecialRegs) -> VcpuResult<()> {
-        each!(Self, self, vcpu => vcpu.set_special_regs(regs))
+        each!(self, vcpu => vcpu.set_special_regs(regs))
     }
 
     fn activity(&self) -> VcpuResult<Activity> {
-        each!(Self, self, vcpu => vcpu.activity())
+        each!(self, vcpu => vcpu.activity())
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {
-        each!(Self, self, vcpu => vcpu.kicker())
+        each!(self, vcpu => vcpu.kicker())
     }
 }

@@ -101,5 +101,8 @@ impl fmt::Display for Finding {
 /// The heading of the table whose rows are [`Finding`]s.
 #[must_use]
 pub fn heading() -> String {
-    format!("{:<8}{:<10}{:>12}{:>12}{:>12}   kernel SSE", "backend", "verdict", "kernel MIPS", "exit us", "start ms")
+    format!(
+        "{:<8}{:<10}{:>12}{:>12}{:>12}   kernel SSE",
+        "backend", "verdict", "kernel MIPS", "exit us", "start ms"
+    )
 }

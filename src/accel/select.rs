@@ -24,7 +24,8 @@ pub fn choose() -> AccelResult<Choice> {
         Ok(backend) => match measure(|| PlatformBackend::new(AccelKind::Kvm), false) {
             Ok(m) if m.merely_emulates() => soft(emulates(&m)),
             Ok(m) => {
-                let reason = format!("kvm: it runs kernel-mode code at {:.0} million instructions/s", m.kernel_mips);
+                let reason =
+                    format!("kvm: it runs kernel-mode code at {:.0} million instructions/s", m.kernel_mips);
                 Ok(Choice { backend, reason })
             }
             Err(error) => soft(format!("kvm fails its test: {error}")),

@@ -4,3 +4,6 @@ pub mod abort;
 pub mod sse;
 pub mod state;
 pub mod x87;
+
+mod placeholder;
+pub use placeholder::{SoftBackend, SoftVcpu};
