@@ -9,7 +9,7 @@ mod run;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
@@ -159,12 +159,10 @@ pub fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
     let args: Vec<OsString> = args.into_iter().collect();
     Cli::try_parse_from(&args).map_err(|error| {
         let printed = error.print().and_then(|()| io::stdout().flush());
-        if error.kind() == ErrorKind::InvalidSubcommand {
-            if let Some(file) =
-                args.get(1..).and_then(|rest| rest.iter().find(|arg| PathBuf::from(arg).is_file()))
-            {
-                eprintln!("\n  tip: to boot a kernel, write `vm-accel run {}`", file.to_string_lossy());
-            }
+        // A file where a command should be is a kernel whose `run` was forgotten.
+        let file = args.get(1..).and_then(|rest| rest.iter().find(|arg| Path::new(arg).is_file()));
+        if let (ErrorKind::InvalidSubcommand, Some(file)) = (error.kind(), file) {
+            eprintln!("\n  tip: to boot a kernel, write `vm-accel run {}`", file.to_string_lossy());
         }
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion if printed.is_ok() => 0,

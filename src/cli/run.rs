@@ -115,7 +115,7 @@ fn one<T>(
     value
         .map(|text| {
             parse(text).map_err(|problem| ConfigError::Invalid {
-                origin: Origin::Flag { flag, value: text.to_owned() },
+                origin: Box::new(Origin::Flag { flag, value: text.to_owned() }),
                 problem,
             })
         })

@@ -43,7 +43,7 @@ pub enum ConfigError {
     #[error("{origin}: {problem}")]
     Invalid {
         /// The flag or key with its value.
-        origin: Origin,
+        origin: Box<Origin>,
         /// What is wrong, and what to write instead.
         problem: ValueError,
     },

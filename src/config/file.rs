@@ -109,12 +109,12 @@ impl<'a, 'i> Entry<'a, 'i> {
         let span = self.value.span();
         let written = self.file.text.get(span.clone()).unwrap_or_default();
         ConfigError::Invalid {
-            origin: Origin::Key {
+            origin: Box::new(Origin::Key {
                 key: self.key.to_owned(),
                 value: written.to_owned(),
                 path: self.file.path.to_owned(),
                 line: self.file.line(span),
-            },
+            }),
             problem,
         }
     }

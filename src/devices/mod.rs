@@ -1,5 +1,6 @@
 //! The machine's devices. A device is `read` and `write`; it knows no backend.
 
+pub mod acpi;
 pub mod bus;
 mod byte_device;
 pub mod irqchip;

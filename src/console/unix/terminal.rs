@@ -169,10 +169,10 @@ extern "C" fn on_stop(_signal: libc::c_int) {
 extern "C" fn on_continue(_signal: libc::c_int) {
     preserving_errno(|| {
         // SAFETY: it is null or a leaked box, which nothing changes.
-        if let Some(modes) = unsafe { RAW.load(Ordering::SeqCst).as_ref() } {
-            if in_foreground(modes.fd) {
-                set_mode(modes.fd, &modes.raw);
-            }
+        if let Some(modes) = unsafe { RAW.load(Ordering::SeqCst).as_ref() }
+            && in_foreground(modes.fd)
+        {
+            set_mode(modes.fd, &modes.raw);
         }
     });
 }
