@@ -3,7 +3,15 @@
 pub mod acpi;
 pub mod bus;
 mod byte_device;
+pub mod debug_console;
+pub mod debug_exit;
+pub mod i8042;
 pub mod irqchip;
+pub mod port_92;
+pub mod post;
+pub mod pvpanic;
+pub mod reset_control;
+pub mod serial;
 pub mod timer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,4 +61,25 @@ pub trait IrqLine: Send {
 /// it must cope with anyway.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A rig for the tests of devices that cause events.
+#[cfg(test)]
+pub(crate) mod rig {
+    use super::*;
+
+    /// Remembers the events.
+    #[derive(Default)]
+    pub(crate) struct Events(Arc<Mutex<Vec<GuestEvent>>>);
+
+    impl Events {
+        pub(crate) fn sink(&self) -> EventSink {
+            let events = self.0.clone();
+            Arc::new(move |event| lock(&events).push(event))
+        }
+
+        pub(crate) fn take(&self) -> Vec<GuestEvent> {
+            std::mem::take(&mut *lock(&self.0))
+        }
+    }
 }

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod ioapic;
-pub mod lapic;
 pub mod pic;
 pub mod pit;
 
