@@ -8,34 +8,26 @@ use std::sync::{Arc, Mutex};
 use crate::accel::MsiSink;
 use crate::config::{SerialBackend, VmConfig};
 use crate::console::GuestOutput;
-use crate::devices::acpi;
+use crate::devices::acpi::{self, AcpiRegisters};
 use crate::devices::bus::Bus;
-use crate::devices::debug_console::DebugConsole;
-use crate::devices::debug_exit::DebugExit;
+use crate::devices::debug_console::{self, DebugConsole};
+use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::i8042::I8042;
 use crate::devices::irqchip::IrqChip;
 use crate::devices::irqchip::pit::Pit;
-use crate::devices::port_92::Port92;
-use crate::devices::post::Post;
-use crate::devices::pvpanic::PvPanic;
-use crate::devices::reset_control::ResetControl;
-use crate::devices::rtc::Rtc;
+use crate::devices::port_92::{self, Port92};
+use crate::devices::post::{self, Post};
+use crate::devices::pvpanic::{self, PvPanic};
+use crate::devices::reset_control::{self, ResetControl};
 use crate::devices::serial::{self, Serial, SerialSink};
 use crate::devices::timer::{HostClock, Timers, Waker};
-use crate::devices::{EventSink, GuestEvent};
+use crate::devices::{Device, EventSink, GuestEvent};
 use crate::outcome::Outcome;
 
 use super::VmError;
 use super::panic_watch::{PanicText, PanicWatch};
 use super::run_state::RunState;
 use super::vcpu_loop::Platform;
-
-/// I/O port of the debug exit device (QEMU's isa-debug-exit) and how many ports it has.
-const DEBUG_EXIT: (u64, u64) = (0xF4, 4);
-/// I/O port of the debug console.
-const DEBUG_CONSOLE: u64 = 0xE9;
-/// I/O port of pvpanic.
-const PVPANIC: u64 = 0x505;
 
 /// The devices of one machine.
 pub struct Machine {
@@ -56,7 +48,6 @@ impl Machine {
     /// When a serial port's file cannot be made.
     pub fn new(
         config: &VmConfig,
-        memory_size: u64,
         msi: Arc<dyn MsiSink>,
         state: &Arc<RunState>,
         output: &Arc<GuestOutput>,
@@ -72,15 +63,10 @@ impl Machine {
         };
         irqchip.attach(&mut ports, &mut mmio)?;
 
-        let pit =
-            Arc::new(Mutex::new(Pit::new(Arc::new(HostClock), Box::new(irqchip.line(0)), Arc::clone(&waker))));
+        let pit = shared(Pit::new(Arc::new(HostClock), Box::new(irqchip.line(0)), waker));
         Pit::attach(&pit, &mut ports)?;
         timers.add(pit);
-        let rtc = Rtc::new(Arc::new(HostClock), Box::new(irqchip.line(8)), Arc::clone(&waker), memory_size);
-        let rtc = Arc::new(Mutex::new(rtc));
-        Rtc::attach(&rtc, &mut ports)?;
-        timers.add(rtc);
-        let i8042 = Arc::new(Mutex::new(I8042::new(Box::new(irqchip.line(1)), Arc::clone(&events))));
+        let i8042 = shared(I8042::new(Box::new(irqchip.line(1)), Arc::clone(&events)));
         I8042::attach(&i8042, &mut ports)?;
 
         let mut stdin = None;
@@ -88,7 +74,7 @@ impl Machine {
             let Some(backend) = backend else { continue };
             let Some((base, irq)) = serial::COM_PORTS.get(index).copied() else { continue };
             let sink = serial_sink(backend, index == 0, state, output)?;
-            let port = Arc::new(Mutex::new(Serial::new(Box::new(irqchip.line(irq)), sink)));
+            let port = shared(Serial::new(Box::new(irqchip.line(irq)), sink));
             ports.insert(base, serial::PORTS, &format!("COM{}", index + 1), port.clone())?;
             if *backend == SerialBackend::Stdio && stdin.is_none() {
                 stdin = Some(port);
@@ -97,20 +83,37 @@ impl Machine {
 
         let debug_output = Arc::clone(output);
         let console = DebugConsole::new(Box::new(move |byte| debug_output.push(&[byte])));
-        ports.insert(DEBUG_CONSOLE, 1, "debug console", Arc::new(Mutex::new(console)))?;
-        let exit = DebugExit::new(Arc::clone(&events));
-        ports.insert(DEBUG_EXIT.0, DEBUG_EXIT.1, "debug exit", Arc::new(Mutex::new(exit)))?;
-        ports.insert(PVPANIC, 1, "pvpanic", Arc::new(Mutex::new(PvPanic::new(Arc::clone(&events)))))?;
-        ports.insert(0x80, 1, "POST", Arc::new(Mutex::new(Post::default())))?;
-        ports.insert(0x92, 1, "port 92", Arc::new(Mutex::new(Port92::new(Arc::clone(&events)))))?;
-        let reset = ResetControl::new(Arc::clone(&events));
-        ports.insert(0xCF9, 1, "reset control", Arc::new(Mutex::new(reset)))?;
         let button = irqchip.line(acpi::POWER_BUTTON_GSI);
-        let registers = acpi::Registers::new(events, Box::new(button));
-        ports.insert(acpi::REGISTERS, acpi::REGISTERS_LEN, "ACPI", Arc::new(Mutex::new(registers)))?;
+        let simple: [(u64, u64, &str, Arc<Mutex<dyn Device>>); 7] = [
+            (debug_console::PORT, 1, "debug console", shared(console)),
+            (debug_exit::PORT, debug_exit::PORTS, "debug exit", shared(DebugExit::new(Arc::clone(&events)))),
+            (pvpanic::PORT, 1, "pvpanic", shared(PvPanic::new(Arc::clone(&events)))),
+            (post::PORT, 1, "POST", shared(Post::default())),
+            (port_92::PORT, 1, "port 92", shared(Port92::new(Arc::clone(&events)))),
+            (
+                reset_control::PORT,
+                reset_control::PORTS,
+                "reset control",
+                shared(ResetControl::new(Arc::clone(&events))),
+            ),
+            (
+                acpi::ACPI_PORT.into(),
+                acpi::ACPI_PORTS.into(),
+                "ACPI registers",
+                shared(AcpiRegisters::new(events, Box::new(button))),
+            ),
+        ];
+        for (base, len, name, device) in simple {
+            ports.insert(base, len, name, device)?;
+        }
 
         Ok(Self { platform: Platform { ports, mmio }, irqchip, timers, stdin })
     }
+}
+
+/// A device as the bus takes it.
+fn shared<D>(device: D) -> Arc<Mutex<D>> {
+    Arc::new(Mutex::new(device))
 }
 
 /// What a guest tells through a device is an outcome.
@@ -162,7 +165,8 @@ fn file_sink(path: &Path, state: Arc<RunState>) -> Result<SerialSink, VmError> {
     let path = path.to_owned();
     Ok(Box::new(move |byte| {
         // A line at a time, so that the file can be followed; the rest when the machine goes.
-        let written = file.write_all(&[byte]).and_then(|()| if byte == b'\n' { file.flush() } else { Ok(()) });
+        let written =
+            file.write_all(&[byte]).and_then(|()| if byte == b'\n' { file.flush() } else { Ok(()) });
         if let Err(reason) = written {
             state.finish(Err(error(&path, reason)));
         }

@@ -20,8 +20,8 @@ use crate::accel::{
 };
 use crate::config::{KernelSource, VmConfig};
 use crate::console::{Doorbell, GuestOutput, OutputError, RawMode, Signals};
-use crate::devices::acpi::{self, AcpiError, AcpiSpec};
 use crate::devices::BusError;
+use crate::devices::acpi::{self, AcpiError, AcpiSpec};
 use crate::loader::{self, KernelImage, LoadError, LoadRequest};
 use crate::memory::{self, MemoryError};
 use crate::outcome::Outcome;
@@ -94,7 +94,9 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
     let memory = memory::allocate(config.memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
     let (kernel, cmdline) = match &config.kernel {
-        KernelSource::Builtin => (KernelImage::builtin(BUILTIN_GUEST), config.cmdline.as_deref().unwrap_or("")),
+        KernelSource::Builtin => {
+            (KernelImage::builtin(BUILTIN_GUEST), config.cmdline.as_deref().unwrap_or(""))
+        }
         KernelSource::File(path) => (KernelImage::open(path)?, config.linux_cmdline()),
     };
     let boot = loader::load(&LoadRequest {
@@ -169,7 +171,7 @@ fn create_backend(kind: AccelKind) -> Result<PlatformBackend, AccelError> {
 
 fn acpi_spec(config: &VmConfig) -> AcpiSpec {
     let serial = std::array::from_fn(|port| config.serial.get(port).is_some_and(Option::is_some));
-    AcpiSpec { cpus: config.cpus, serial }
+    AcpiSpec { cpus: config.cpus, serial, virtio_mmio: Vec::new() }
 }
 
 /// How long a slow reader may hold up the end of the run.
@@ -181,7 +183,12 @@ fn patience(signals: &Signals) -> impl FnMut() -> bool + '_ {
 }
 
 /// Runs all vCPUs to the end of the run: vCPU 0 on this thread, which saves a short run a thread.
-fn execute(vcpus: Vec<PlatformVcpu>, platform: Platform, supervisor: Supervisor, state: &Arc<RunState>) -> End {
+fn execute(
+    vcpus: Vec<PlatformVcpu>,
+    platform: Platform,
+    supervisor: Supervisor,
+    state: &Arc<RunState>,
+) -> End {
     let platform = Arc::new(platform);
     // It is not joined: it ends by itself when the run does, and a short run need not wait for that.
     spawn("supervisor", state, move || {

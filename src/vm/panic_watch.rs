@@ -69,7 +69,8 @@ mod tests {
     fn a_panic_begins_and_completes() {
         let begun = "[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n";
         assert_eq!(feed(begun), PanicText::Begun);
-        let all = format!("{begun}[    1.0] CPU: 0\r\n[    1.1] ---[ end Kernel panic - not syncing: VFS ]---\r\n");
+        let all =
+            format!("{begun}[    1.0] CPU: 0\r\n[    1.1] ---[ end Kernel panic - not syncing: VFS ]---\r\n");
         assert_eq!(feed(&all), PanicText::Complete);
     }
 

@@ -123,7 +123,7 @@ impl Supervisor {
             move |bytes| lock(&take).enqueue(bytes),
             move || events.finish(Ok(Outcome::Escaped)),
         )?;
-        lock(serial).on_room(Box::new(move || room.ring()));
+        lock(serial).set_room_waker(Arc::new(move || room.ring()));
         Ok(pump)
     }
 

@@ -100,7 +100,7 @@ fn legacy_device(device: Legacy<'_>, devices: &mut Vec<u8>) {
 fn power_button(devices: &mut Vec<u8>) {
     Device::new("PWRB".into(), vec![&Name::new("_HID".into(), &EISAName::new("PNP0C0C"))])
         .to_aml_bytes(devices);
-    let interrupt = Interrupt::new(true, false, false, false, POWER_BUTTON_GSI);
+    let interrupt = Interrupt::new(true, false, false, false, u32::from(POWER_BUTTON_GSI));
     let field = Field::new(
         "EVTR".into(),
         FieldAccessType::Byte,

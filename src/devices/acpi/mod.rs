@@ -24,7 +24,7 @@ pub const ACPI_PORT: u16 = 0x600;
 /// Number of ports of [`AcpiRegisters`].
 pub const ACPI_PORTS: u16 = 8;
 /// Global system interrupt of the power button: level-triggered, active high.
-pub const POWER_BUTTON_GSI: u32 = 20;
+pub const POWER_BUTTON_GSI: u8 = 20;
 /// Port of the reset register, and the value that resets.
 pub const RESET_PORT: (u16, u8) = (0xCF9, 0x06);
 /// Guest-physical address of the RSDP: where the search for it starts (ACPI 6.5, section 5.2.5.1).
