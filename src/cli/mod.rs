@@ -79,7 +79,7 @@ Examples:
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "vm-accel", version, about = ABOUT, after_help = EXAMPLES)]
-#[command(disable_help_subcommand = true, max_term_width = 100)]
+#[command(disable_help_subcommand = true)]
 pub struct Cli {
     /// Loudness of the log.
     #[command(flatten)]

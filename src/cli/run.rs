@@ -31,18 +31,16 @@ pub struct RunArgs {
     /// Backend: auto, kvm, hvf, whpx, vz or soft [default: auto]
     #[arg(long, value_name = "BACKEND")]
     pub accel: Option<String>,
-    /// Start the kernel as a flat binary at this address; :real or :long chooses the mode, else below
-    /// 1 MiB it is real mode
-    #[arg(long, value_name = "ADDR[:MODE]")]
+    /// Start a flat binary there, in real or long mode [default: real below 1 MiB]
+    #[arg(long, value_name = "ADDR[:real|:long]")]
     pub flat: Option<String>,
     /// A Multiboot module; may be repeated
     #[arg(long = "module", value_name = "PATH[,CMDLINE]")]
     pub modules: Vec<String>,
-    /// Serial port: stdio, null, file:PATH, or none for no port; repeat it for COM2 to COM4
-    /// [default: stdio]
+    /// COM1, repeated COM2 to COM4: stdio, null, file:PATH or none [default: stdio]
     #[arg(long, value_name = "BACKEND")]
     pub serial: Vec<String>,
-    /// End the run with status 124 after this time: 30s, 500ms, 2m, or plain seconds
+    /// End the run with status 124 after 30s, 500ms, 2m, or plain seconds
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub timeout: Option<String>,
     /// Boot a bzImage as it is; do not decompress it on the host
@@ -51,8 +49,7 @@ pub struct RunArgs {
     /// Decompress a bzImage on the host, whatever the configuration says
     #[arg(long, overrides_with = "no_decompress", hide = true)]
     pub decompress: bool,
-    /// What a value on the debug exit port means: raw (the status) or qemu (status is 2 * value + 1)
-    /// [default: raw]
+    /// Status of debug exit value V: V (raw) or 2V+1 (qemu) [default: raw]
     #[arg(long, value_name = "MEANING")]
     pub debug_exit: Option<String>,
 }

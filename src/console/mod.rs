@@ -15,4 +15,4 @@ mod platform;
 
 pub use input::{RoomBell, StdinPump};
 pub use output::{GuestOutput, OutputError, Sink, Waker};
-pub use platform::{Doorbell, Input, RawMode, Signals, Stdout};
+pub use platform::{Doorbell, Input, OutputFile, RawMode, Signals};

@@ -1,11 +1,14 @@
-//! Guest output on its way to stdout: batched, bounded, and never in the way of the run's end.
+//! Guest output on its way to stdout or a file: batched, bounded, and never in the way of the run's end.
 #![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+
+use super::OutputFile;
 
 /// Bytes that may wait before a vCPU that pushes more has to wait.
 const CAPACITY: usize = 1 << 20;
@@ -35,18 +38,30 @@ pub trait Sink: Send {
 #[derive(Debug, Error)]
 pub enum OutputError {
     /// The reader of a pipe is gone.
-    #[error("guest output is lost: the reader of stdout has closed it. Keep it open, or write to a file")]
-    Closed,
+    #[error(
+        "guest output is lost: the reader of {destination} has closed it. Keep it open, or write to a file"
+    )]
+    Closed {
+        /// "stdout", or a file's path.
+        destination: String,
+    },
     /// The host refused to write.
     #[error(
-        "guest output is lost: cannot write to stdout: {0}. Free some space or redirect stdout elsewhere"
+        "guest output is lost: cannot write to {destination}: {source}. Free some space, or write it elsewhere"
     )]
-    Io(#[source] io::Error),
+    Io {
+        /// "stdout", or a file's path.
+        destination: String,
+        /// The host's reason.
+        source: io::Error,
+    },
     /// The reader did not take the rest in the time that there was.
     #[error(
-        "{bytes} bytes of guest output are lost: the reader of stdout did not take them in time. Let it read faster, or write to a file"
+        "{bytes} bytes of guest output are lost: the reader of {destination} did not take them in time. Let it read faster, or write to a file"
     )]
     Stuck {
+        /// "stdout", or a file's path.
+        destination: String,
         /// How many bytes.
         bytes: usize,
     },
@@ -58,6 +73,8 @@ pub struct GuestOutput {
     room: Condvar,
     writer: Mutex<Writer>,
     waker: Waker,
+    /// The sink's name in errors.
+    destination: String,
 }
 
 /// What the vCPUs have pushed.
@@ -91,20 +108,29 @@ struct Writer {
 }
 
 impl GuestOutput {
-    /// Output to `sink`. `waker` is called when there is something to write after there was nothing, and
+    /// Output to `sink`, which errors call `destination`. `waker` is called when there is something to write after there was nothing, and
     /// when much has gathered.
-    pub fn new(sink: Box<dyn Sink>, waker: Waker) -> Self {
+    pub fn new(sink: Box<dyn Sink>, destination: impl Into<String>, waker: Waker) -> Self {
         Self {
             queue: Mutex::new(Queue::default()),
             room: Condvar::new(),
             writer: Mutex::new(Writer { sink, batch: Vec::new(), written: 0, pause: RETRY.0 }),
             waker,
+            destination: destination.into(),
         }
     }
 
     /// Output to the process's stdout.
     pub fn stdout(waker: Waker) -> Self {
-        Self::new(Box::new(super::Stdout::new()), waker)
+        Self::new(Box::new(OutputFile::stdout()), "stdout", waker)
+    }
+
+    /// Output to the file at `path`, which is replaced if it exists.
+    ///
+    /// # Errors
+    /// When it cannot be opened for writing.
+    pub fn file(path: &Path, waker: Waker) -> io::Result<Self> {
+        Ok(Self::new(Box::new(OutputFile::create(path)?), path.display().to_string(), waker))
     }
 
     /// Queues `bytes`. Waits while 1 MiB is queued, until there is room or [`Self::stop_waiting`] is
@@ -188,7 +214,7 @@ impl GuestOutput {
                 if queue.bytes.is_empty() {
                     return match std::mem::take(&mut queue.dropped) {
                         0 => Ok(()),
-                        bytes => Err(OutputError::Stuck { bytes }),
+                        bytes => Err(self.stuck(bytes)),
                     };
                 }
                 Self::next_batch(&mut writer, &mut queue);
@@ -197,7 +223,7 @@ impl GuestOutput {
                 if give_up() {
                     let bytes = self.fail();
                     writer.written = writer.batch.len();
-                    return Err(OutputError::Stuck { bytes });
+                    return Err(self.stuck(bytes));
                 }
                 writer.sink.wait_writable(PATIENCE);
             }
@@ -230,13 +256,19 @@ impl GuestOutput {
                     writer.written = writer.batch.len();
                     self.fail();
                     return Err(match error.kind() {
-                        ErrorKind::BrokenPipe => OutputError::Closed,
-                        _ => OutputError::Io(error),
+                        ErrorKind::BrokenPipe => {
+                            OutputError::Closed { destination: self.destination.clone() }
+                        }
+                        _ => OutputError::Io { destination: self.destination.clone(), source: error },
                     });
                 }
             }
         }
         Ok(true)
+    }
+
+    fn stuck(&self, bytes: usize) -> OutputError {
+        OutputError::Stuck { destination: self.destination.clone(), bytes }
     }
 
     /// Drops everything, now and later; says how many bytes are lost now.
@@ -299,7 +331,7 @@ mod tests {
         let waker = move || {
             counter.fetch_add(1, Ordering::SeqCst);
         };
-        (Arc::new(GuestOutput::new(Box::new(fake.clone()), Arc::new(waker))), fake, wakes)
+        (Arc::new(GuestOutput::new(Box::new(fake.clone()), "stdout", Arc::new(waker))), fake, wakes)
     }
 
     #[test]
@@ -359,7 +391,7 @@ mod tests {
         assert!(output.flush_if_due(Instant::now() + DELAY).unwrap().is_some());
         output.stop_waiting();
         vcpu.join().unwrap();
-        let Err(OutputError::Stuck { bytes }) = output.finish(|| true) else { panic!("nothing is lost") };
+        let Err(OutputError::Stuck { bytes, .. }) = output.finish(|| true) else { panic!("nothing is lost") };
         assert_eq!(bytes, CAPACITY + 4);
     }
 
@@ -384,7 +416,7 @@ mod tests {
         lock(&fake.0).error = Some(ErrorKind::BrokenPipe);
         output.push(b"x");
         let later = Instant::now() + DELAY;
-        assert!(matches!(output.flush_if_due(later), Err(OutputError::Closed)));
+        assert!(matches!(output.flush_if_due(later), Err(OutputError::Closed { .. })));
         output.push(&vec![0; 3 * CAPACITY]);
         output.push(b"never waits");
         assert!(output.flush_if_due(later).unwrap().is_none());

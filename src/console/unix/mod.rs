@@ -1,9 +1,9 @@
 //! The terminal of a POSIX host.
 
 mod doorbell;
+mod output_file;
 mod signals;
 mod stdin;
-mod stdout;
 mod terminal;
 
 use std::io;
@@ -11,10 +11,10 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 pub use doorbell::Doorbell;
+pub use output_file::OutputFile;
 pub use signals::Signals;
 pub(super) use stdin::Got;
 pub use stdin::Input;
-pub use stdout::Stdout;
 pub use terminal::RawMode;
 
 /// Waits until one of `fds` is ready; `None` waits for ever. An interruption by a signal counts as a

@@ -118,7 +118,7 @@ pub(super) fn set_handler(
     action.sa_sigaction = handler;
     action.sa_flags = libc::SA_RESTART | flags;
     // SAFETY: both structs are valid; `handler` is a constant or an async-signal-safe `extern "C"` function
-    // of one `c_int`.
+    // with the arguments that `flags` tell of.
     if unsafe { libc::sigaction(signal, &raw const action, &raw mut old) } < 0 {
         return Err(io::Error::last_os_error());
     }

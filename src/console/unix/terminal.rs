@@ -121,7 +121,7 @@ fn install() -> io::Result<()> {
     unsafe { libc::atexit(at_exit) };
     for (index, signal) in FATAL.into_iter().enumerate() {
         let handler = on_fatal_signal as *const () as libc::sighandler_t;
-        let old = set_handler(signal, handler, libc::SA_ONSTACK)?;
+        let old = set_handler(signal, handler, libc::SA_ONSTACK | libc::SA_SIGINFO)?;
         if let Some(slot) = BEFORE.get(index) {
             slot.store(Box::leak(Box::new(old)), Ordering::SeqCst);
         }
@@ -139,17 +139,23 @@ extern "C" fn at_exit() {
 static BEFORE: [AtomicPtr<libc::sigaction>; FATAL.len()] =
     [const { AtomicPtr::new(ptr::null_mut()) }; FATAL.len()];
 
-/// Restores the terminal and steps aside: the fault comes again and meets the handler from before.
-extern "C" fn on_fatal_signal(signal: libc::c_int) {
+/// Restores the terminal and steps aside: a fault comes again and meets the handler from before, and a
+/// signal that was sent kills.
+extern "C" fn on_fatal_signal(signal: libc::c_int, info: *const libc::siginfo_t, _: *const libc::c_void) {
     restore();
+    // SAFETY: the kernel gives a valid `siginfo_t`; a null one counts as sent.
+    let is_fault = unsafe { info.as_ref() }.is_some_and(|info| info.si_code > 0);
     let before = FATAL.iter().zip(&BEFORE).find(|(fatal, _)| **fatal == signal);
     let action = before.map_or(ptr::null_mut(), |(_, action)| action.load(Ordering::SeqCst));
-    if action.is_null() {
-        // SAFETY: `signal` is async-signal-safe and touches no memory.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    } else {
+    if is_fault && !action.is_null() {
         // SAFETY: `action` is a leaked box, which nothing changes.
         unsafe { libc::sigaction(signal, action, ptr::null_mut()) };
+    } else {
+        // SAFETY: both calls are async-signal-safe and touch no memory.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
     }
 }
 
@@ -180,9 +186,12 @@ extern "C" fn on_continue(_signal: libc::c_int) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console::{Doorbell, Signals};
     use std::fs::File;
     use std::os::fd::{AsRawFd, FromRawFd};
-    use std::sync::Mutex;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+    use std::sync::{Arc, Mutex};
 
     /// The state is the process's, so the tests take turns.
     static TURN: Mutex<()> = Mutex::new(());
@@ -223,17 +232,11 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_and_a_fatal_signal_bring_the_old_mode_back() {
+    fn a_threads_panic_brings_the_old_mode_back() {
         let _turn = TURN.lock();
         let (_primary, terminal) = pty();
         let guard = RawMode::enter_on(terminal.as_raw_fd()).unwrap();
         let _ = std::thread::spawn(|| panic!("the message of this panic is part of the test")).join();
-        assert!(!is_raw(&terminal));
-        drop(guard);
-
-        let guard = RawMode::enter_on(terminal.as_raw_fd()).unwrap();
-        assert!(is_raw(&terminal));
-        on_fatal_signal(libc::SIGFPE);
         assert!(!is_raw(&terminal));
         drop(guard);
     }
@@ -261,5 +264,67 @@ mod tests {
         let _turn = TURN.lock();
         let file = tempfile::tempfile().unwrap();
         assert!(RawMode::enter_on(file.as_raw_fd()).unwrap().is_none());
+    }
+
+    /// How the process in raw mode ends.
+    const WAY: &str = "VM_ACCEL_TEST_WAY_OUT";
+
+    #[expect(unconditional_recursion, reason = "it overflows the stack")]
+    fn recurse(depth: u64) -> u64 {
+        std::hint::black_box(recurse(std::hint::black_box(depth + 1))) + depth
+    }
+
+    #[test]
+    #[ignore = "run by every_way_out_of_the_process_brings_the_old_mode_back, with a terminal as stdin"]
+    fn process_in_raw_mode() {
+        let bell = Arc::new(Doorbell::new().unwrap());
+        let signals = Signals::install(&bell).unwrap();
+        let guard = RawMode::enter().unwrap().expect("stdin is a terminal");
+        // SAFETY: `raise` touches no memory.
+        let raise = |signal| unsafe { libc::raise(signal) };
+        match std::env::var(WAY).unwrap().as_str() {
+            "exit" => std::process::exit(0),
+            "abort" => std::process::abort(),
+            "fault" => drop(raise(libc::SIGSEGV)),
+            "overflow" => drop(recurse(0)),
+            "insist" => loop {
+                raise(libc::SIGTERM);
+            },
+            "obey" => {
+                raise(libc::SIGHUP);
+                while signals.pending().is_none() {
+                    bell.wait(None);
+                }
+                drop(guard);
+            }
+            other => panic!("no way out is called {other}"),
+        }
+    }
+
+    #[test]
+    fn every_way_out_of_the_process_brings_the_old_mode_back() {
+        for (way, signal) in [
+            ("exit", None),
+            ("obey", None),
+            ("panic", None),
+            ("abort", Some(libc::SIGABRT)),
+            ("fault", Some(libc::SIGSEGV)),
+            // Rust's own handler tells of a stack overflow and aborts.
+            ("overflow", Some(libc::SIGABRT)),
+            ("insist", Some(libc::SIGTERM)),
+        ] {
+            let (_primary, terminal) = pty();
+            let name = format!("{}::process_in_raw_mode", module_path!().split_once("::").unwrap().1);
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--ignored", "--exact", &name])
+                .env(WAY, way)
+                .stdin(terminal.try_clone().unwrap())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(said.contains("running 1 test"), "{said}");
+            assert_eq!(output.status.signal(), signal, "{way}: {said}");
+            assert!(!is_raw(&terminal), "{way}");
+        }
     }
 }

@@ -1,12 +1,15 @@
-//! Stdout, written to without ever waiting in the kernel.
+//! Stdout or a file, written to without ever waiting in the kernel.
 //!
 //! `O_NONBLOCK` belongs to the open file, which other processes share (the shell, `tee`), so it must not
 //! be set on stdout. Each kind of file has another way not to block.
 
 use std::ffi::CStr;
+use std::fs::OpenOptions;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::console::Sink;
@@ -14,9 +17,9 @@ use crate::console::Sink;
 /// Longest write to a terminal that cannot be opened a second time.
 const SHORT: usize = 64;
 
-/// The process's stdout.
+/// A file that guest output goes to.
 #[derive(Debug)]
-pub struct Stdout {
+pub struct OutputFile {
     fd: RawFd,
     kind: Kind,
 }
@@ -30,21 +33,26 @@ enum Kind {
     Polled(usize),
     /// A socket can be asked not to block, call by call.
     Socket,
-    /// A terminal, opened once more for ourselves.
+    /// What nobody else has open is non-blocking: a file, or the terminal opened once more.
     Own(OwnedFd),
 }
 
-impl Default for Stdout {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Stdout {
+impl OutputFile {
     /// The process's stdout.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn stdout() -> Self {
         Self::from_fd(libc::STDOUT_FILENO)
+    }
+
+    /// Creates the file at `path`, or empties it. It may be a FIFO with a reader, or a device.
+    ///
+    /// # Errors
+    /// When it cannot be opened; a FIFO without a reader cannot.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path)?;
+        Ok(Self { fd: file.as_raw_fd(), kind: Kind::Own(file.into()) })
     }
 
     /// Writes to `fd`, which must stay open as long as this is used.
@@ -53,30 +61,34 @@ impl Stdout {
             Some(libc::S_IFIFO) => Kind::Polled(libc::PIPE_BUF),
             Some(libc::S_IFSOCK) => Kind::Socket,
             // SAFETY: `isatty` touches no memory.
-            Some(libc::S_IFCHR) if unsafe { libc::isatty(fd) } == 1 => {
-                reopen_terminal(fd).map_or(Kind::Polled(SHORT), Kind::Own)
-            }
+            Some(libc::S_IFCHR) if unsafe { libc::isatty(fd) } == 1 => match reopen_terminal(fd) {
+                Some(own) => return Self { fd: own.as_raw_fd(), kind: Kind::Own(own) },
+                None => Kind::Polled(SHORT),
+            },
             _ => Kind::File,
         };
         Self { fd, kind }
     }
 
-    fn is_writable(&self, timeout: Duration) -> bool {
-        let fd = match &self.kind {
+    /// Where to write.
+    fn target(&self) -> RawFd {
+        match &self.kind {
             Kind::Own(own) => own.as_raw_fd(),
             _ => self.fd,
-        };
-        let mut fds = [libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }];
+        }
+    }
+
+    fn is_writable(&self, timeout: Duration) -> bool {
+        let mut fds = [libc::pollfd { fd: self.target(), events: libc::POLLOUT, revents: 0 }];
         // A file that cannot be polled, or whose reader is gone, gives its error at the write.
         super::poll(&mut fds, Some(timeout)).is_err() || fds.iter().any(|fd| fd.revents != 0)
     }
 }
 
-impl Sink for Stdout {
+impl Sink for OutputFile {
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &self.kind {
-            Kind::File => write(self.fd, bytes),
-            Kind::Own(own) => write(own.as_raw_fd(), bytes),
+            Kind::File | Kind::Own(_) => write(self.target(), bytes),
             Kind::Polled(fits) => {
                 if !self.is_writable(Duration::ZERO) {
                     return Err(io::ErrorKind::WouldBlock.into());
@@ -141,7 +153,7 @@ mod tests {
     use std::io::{PipeReader, Read};
     use std::os::unix::net::UnixStream;
 
-    fn fill(stdout: &mut Stdout) -> usize {
+    fn fill(stdout: &mut OutputFile) -> usize {
         let mut total = 0;
         loop {
             match stdout.try_write(&[b'x'; 10_000]) {
@@ -157,7 +169,7 @@ mod tests {
     #[test]
     fn a_full_pipe_does_not_block() {
         let (mut reader, writer): (PipeReader, _) = io::pipe().unwrap();
-        let mut stdout = Stdout::from_fd(writer.as_raw_fd());
+        let mut stdout = OutputFile::from_fd(writer.as_raw_fd());
         assert!(fill(&mut stdout) >= libc::PIPE_BUF);
         let mut some = vec![0; 2 * libc::PIPE_BUF];
         reader.read_exact(&mut some).unwrap();
@@ -169,7 +181,7 @@ mod tests {
     #[test]
     fn a_full_socket_does_not_block() {
         let (_reader, writer) = UnixStream::pair().unwrap();
-        assert!(fill(&mut Stdout::from_fd(writer.as_raw_fd())) > 0);
+        assert!(fill(&mut OutputFile::from_fd(writer.as_raw_fd())) > 0);
     }
 
     #[test]
@@ -183,16 +195,31 @@ mod tests {
         );
         // SAFETY: both descriptors are open and nobody else's.
         let (_primary, replica) = unsafe { (File::from_raw_fd(primary), OwnedFd::from_raw_fd(replica)) };
-        let mut stdout = Stdout::from_fd(replica.as_raw_fd());
+        let mut stdout = OutputFile::from_fd(replica.as_raw_fd());
         assert!(matches!(stdout.kind, Kind::Own(_)), "{stdout:?}");
         assert!(fill(&mut stdout) > 0);
     }
 
     #[test]
+    fn a_created_file_is_emptied_first_and_a_fifo_needs_a_reader() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("serial.log");
+        std::fs::write(&path, "from the last run").unwrap();
+        assert_eq!(OutputFile::create(&path).unwrap().try_write(b"new").unwrap(), 3);
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert!(OutputFile::create(&folder.path().join("no/such")).is_err());
+        let fifo = folder.path().join("fifo");
+        let name = std::ffi::CString::new(fifo.to_str().unwrap()).unwrap();
+        // SAFETY: `name` ends with a null.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        assert!(OutputFile::create(&fifo).is_err());
+    }
+
+    #[test]
     fn files_take_everything_and_tell_their_errors() {
         let file = tempfile::tempfile().unwrap();
-        assert_eq!(Stdout::from_fd(file.as_raw_fd()).try_write(&[0; 100_000]).unwrap(), 100_000);
+        assert_eq!(OutputFile::from_fd(file.as_raw_fd()).try_write(&[0; 100_000]).unwrap(), 100_000);
         let read_only = File::open("/dev/null").unwrap();
-        assert!(Stdout::from_fd(read_only.as_raw_fd()).try_write(b"x").is_err());
+        assert!(OutputFile::from_fd(read_only.as_raw_fd()).try_write(b"x").is_err());
     }
 }
