@@ -173,3 +173,49 @@ fn identity_map(memory: &GuestMemory, placement: &mut Placement<'_>) -> Result<u
     write(memory, first_directory, &pages.flat_map(u64::to_le_bytes).collect::<Vec<u8>>())?;
     Ok(pml4)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::testing::{memory, read_u64};
+
+    #[test]
+    fn the_gdt_has_the_descriptors_of_the_segment_registers() {
+        let memory = memory(4);
+        let (_, special) = protected_mode(&memory, &mut Placement::new(&memory, false), 0x10_0000).unwrap();
+        assert_eq!(special.gdt, DescriptorTable { base: layout::GDT, limit: 47 });
+        assert_eq!(read_u64(&memory, layout::GDT + 0x10), 0x00CF_9B00_0000_FFFF);
+        assert_eq!(read_u64(&memory, layout::GDT + 0x18), 0x00CF_9300_0000_FFFF);
+        assert_eq!(read_u64(&memory, layout::GDT + 0x20), 0x0000_8B00_0000_0067);
+        assert_eq!((special.cr0, special.cr4, special.efer), (0x11, 0, 0));
+    }
+
+    #[test]
+    fn long_mode_maps_the_first_4_gib_one_to_one() {
+        let memory = memory(4);
+        let (regs, special) = long_mode(&memory, &mut Placement::new(&memory, false), 0x10_0000).unwrap();
+        assert_eq!((regs.rip, regs.rflags), (0x10_0000, 2));
+        assert_eq!(special.efer, 0x500);
+        assert!(special.cs.l && !special.cs.db);
+        assert_eq!(read_u64(&memory, layout::GDT + 0x10), 0x00AF_9B00_0000_FFFF);
+        for address in [0_u64, 0x20_0000, 0xFEE0_0000, 0xFFFF_FFFF] {
+            let entry = |table: u64, shift: u64| {
+                let entry = read_u64(&memory, table + (address >> shift & 511) * 8);
+                assert_eq!(entry & 3, 3);
+                entry
+            };
+            let pdpt = entry(special.cr3, 39) & !0xFFF;
+            let directory = entry(pdpt, 30) & !0xFFF;
+            assert_eq!(entry(directory, 21), address & !0x1F_FFFF | 0x83);
+        }
+    }
+
+    #[test]
+    fn page_tables_that_meet_an_image_go_elsewhere() {
+        let memory = memory(4);
+        let mut placement = Placement::new(&memory, false);
+        placement.fix("image", layout::PAGE_TABLES, 1).unwrap();
+        let (_, special) = long_mode(&memory, &mut placement, layout::PAGE_TABLES).unwrap();
+        assert_ne!(special.cr3, layout::PAGE_TABLES);
+    }
+}
