@@ -68,9 +68,9 @@ impl BzImage {
         let field = |offset: usize, version_with_it: u16, bytes: usize| {
             let field = head.get(offset..offset + bytes).filter(|_| offset + bytes <= end);
             let protocol = head.get(0x206..0x208).unwrap_or_default();
-            let protocol = protocol.iter().rev().fold(0, |value, &byte| value << 8 | u16::from(byte));
+            let protocol = protocol.iter().rev().fold(0, |value, &byte| (value << 8) | u16::from(byte));
             let bytes = field.filter(|_| protocol >= version_with_it).unwrap_or_default();
-            bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+            bytes.iter().rev().fold(0, |value, &byte| (value << 8) | u64::from(byte))
         };
         let protocol = field(0x206, 0, 2) as u16;
         if protocol < 0x200 || field(0x211, 0x200, 1) as u8 & LOADED_HIGH == 0 {
@@ -189,7 +189,7 @@ impl BzImage {
             Compression::None => (bytes, bytes),
             _ => {
                 let length = image.range(offset + bytes - 4, 4)?;
-                let length = length.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
+                let length = length.iter().rev().fold(0, |value, &byte| (value << 8) | u64::from(byte));
                 let appended = if compression.has_length_appended() { 4 } else { 0 };
                 (bytes - appended, length)
             }
