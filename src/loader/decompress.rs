@@ -80,29 +80,28 @@ impl Compression {
     ///
     /// # Errors
     /// When the first bytes are damaged, or there is no decoder.
-    pub fn reader<'a>(self, input: impl Read + 'a, output_bytes: u64) -> io::Result<Box<dyn Read + 'a>> {
+    pub fn reader<'a>(self, input: impl Read + 'a, output_bytes: u64) -> io::Result<Box<dyn BufRead + 'a>> {
         let mut input = BufReader::with_capacity(64 << 10, input);
+        let dictionary_kib = u32::try_from(DICTIONARY_MAX >> 10).unwrap_or(u32::MAX);
         Ok(match self {
             Self::None => Box::new(input),
-            Self::Gzip => Box::new(flate2::bufread::GzDecoder::new(input)),
-            Self::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
-            Self::Lzma => {
-                let limit = u32::try_from(DICTIONARY_MAX >> 10).unwrap_or(u32::MAX);
-                Box::new(LzmaReader::new_mem_limit(input, limit, None)?)
-            }
-            Self::Xz => {
-                let limit = u32::try_from(DICTIONARY_MAX >> 10).unwrap_or(u32::MAX);
-                Box::new(XzReader::new_mem_limit(input, true, limit))
-            }
+            Self::Gzip => buffered(flate2::bufread::GzDecoder::new(input)),
+            Self::Bzip2 => buffered(bzip2::bufread::MultiBzDecoder::new(input)),
+            Self::Lzma => buffered(LzmaReader::new_mem_limit(input, dictionary_kib, None)?),
+            Self::Xz => buffered(XzReader::new_mem_limit(input, true, dictionary_kib)),
             Self::Lzo => return Err(io::Error::other("there is no decoder for lzo")),
             Self::Lz4 => Box::new(Lz4Legacy::new(input)),
             Self::Zstd => {
                 let header = zstd_frame_header(&mut input, output_bytes)?;
                 let frame = Cursor::new(header).chain(input);
-                Box::new(StreamingDecoder::new(frame).map_err(io::Error::other)?)
+                buffered(StreamingDecoder::new(frame).map_err(io::Error::other)?)
             }
         })
     }
+}
+
+fn buffered<'a>(decoder: impl Read + 'a) -> Box<dyn BufRead + 'a> {
+    Box::new(BufReader::with_capacity(128 << 10, decoder))
 }
 
 /// lz4's legacy format: a magic number, then blocks with their compressed length before them. Each
@@ -147,15 +146,21 @@ impl<R: BufRead> Lz4Legacy<R> {
     }
 }
 
+impl<R: BufRead> BufRead for Lz4Legacy<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.from >= self.to && self.next_block()? {}
+        Ok(self.block.get(self.from..self.to).unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.from = self.from.saturating_add(count).min(self.to);
+    }
+}
+
 impl<R: BufRead> Read for Lz4Legacy<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.from == self.to {
-            if !self.next_block()? {
-                return Ok(0);
-            }
-        }
-        let count = self.block.get(self.from..self.to).unwrap_or_default().read(buffer)?;
-        self.from += count;
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
         Ok(count)
     }
 }

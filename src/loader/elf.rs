@@ -2,7 +2,7 @@
 //! gABI, chapters 4 and 5).
 #![forbid(unsafe_code)]
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 
 use super::error::LoadError;
 use super::image::{KernelImage, write};
@@ -25,8 +25,6 @@ const PROGRAM_HEADERS_MAX: u16 = 1024;
 const NOTES_MAX: u64 = 1 << 20;
 /// Where the program headers of a compressed file end at the latest.
 const STREAM_HEADERS_MAX: u64 = 1 << 20;
-/// Bytes that a compressed file is loaded by.
-const PIECE: usize = 256 << 10;
 /// Zeros are left out by pieces of this many bytes.
 const ZERO_PIECE: usize = 4096;
 
@@ -236,7 +234,7 @@ impl Elf {
 pub struct ElfStream<'a> {
     /// Its headers.
     pub elf: Elf,
-    source: Box<dyn Read + 'a>,
+    source: Box<dyn BufRead + 'a>,
     head: Vec<u8>,
     limit: u64,
 }
@@ -246,7 +244,7 @@ impl<'a> ElfStream<'a> {
     ///
     /// # Errors
     /// As for `Elf::parse`, and when the decompressor fails.
-    pub fn open(name: &str, mut source: Box<dyn Read + 'a>, limit: u64) -> Result<Self, LoadError> {
+    pub fn open(name: &str, mut source: Box<dyn BufRead + 'a>, limit: u64) -> Result<Self, LoadError> {
         let failed = |offset: u64, source| LoadError::Read { name: name.to_owned(), offset, source };
         let mut head = Vec::new();
         source.by_ref().take(64).read_to_end(&mut head).map_err(|e| failed(0, e))?;
@@ -269,48 +267,60 @@ impl<'a> ElfStream<'a> {
     /// # Errors
     /// When the decompressor fails, or the input ends early or does not end.
     pub fn finish<T>(
-        mut self,
+        self,
         name: &str,
         memory: Option<&GuestMemory>,
         pick: impl Fn(&Note<'_>) -> Option<T>,
     ) -> Result<Option<T>, LoadError> {
-        let failed = |offset: u64, source| LoadError::Read { name: name.to_owned(), offset, source };
-        let mut notes = vec![Vec::new(); self.elf.notes.len()];
-        let mut piece = std::mem::take(&mut self.head);
-        let mut length = piece.len();
-        let mut offset = 0_u64;
+        let Self { elf, mut source, head, limit } = self;
+        let mut notes = vec![Vec::new(); elf.notes.len()];
+        elf.deliver(0, &head, memory, &mut notes)?;
+        let mut offset = head.len() as u64;
         loop {
-            let bytes = piece.get(..length).unwrap_or_default();
-            if let Some(memory) = memory {
-                for load in &self.elf.loads {
-                    if let Some((at, part)) = part(bytes, offset, load.offset, load.file_bytes) {
-                        write_non_zero(memory, load.gpa.saturating_add(at), part)?;
-                    }
-                }
-            }
-            for (range, content) in self.elf.notes.iter().zip(&mut notes) {
-                if let Some((_, part)) = part(bytes, offset, range.offset, range.bytes) {
-                    content.extend_from_slice(part);
-                }
-            }
-            offset = offset.saturating_add(length as u64);
-            if offset > self.limit {
-                return Err(malformed(name, "it is longer than it says"));
-            }
-            if piece.len() < PIECE {
-                piece.resize(PIECE, 0);
-            }
-            length = self.source.read(&mut piece).map_err(|e| failed(offset, e))?;
-            if length == 0 {
+            let failed = |source| LoadError::Read { name: name.to_owned(), offset, source };
+            let bytes = source.fill_buf().map_err(failed)?;
+            if bytes.is_empty() {
                 break;
             }
+            elf.deliver(offset, bytes, memory, &mut notes)?;
+            let length = bytes.len();
+            source.consume(length);
+            offset = offset.saturating_add(length as u64);
+            if offset > limit {
+                return Err(malformed(name, "it is longer than it says"));
+            }
         }
-        let loads = self.elf.loads.iter().map(|load| load.offset.saturating_add(load.file_bytes));
-        if loads.max().is_some_and(|end| end > offset) {
+        let ends = elf.loads.iter().map(|load| load.offset.saturating_add(load.file_bytes));
+        if ends.max().is_some_and(|end| end > offset) {
             return Err(malformed(name, "it ends within a segment"));
         }
-        let ranges = self.elf.notes.iter().zip(&notes);
-        Ok(ranges.into_iter().find_map(|(range, content)| pick_note(content, range.align, &pick)))
+        let mut ranges = elf.notes.iter().zip(&notes);
+        Ok(ranges.find_map(|(range, content)| pick_note(content, range.align, &pick)))
+    }
+}
+
+impl Elf {
+    /// Takes what falls into segments and notes of `bytes`, which lie at `offset` of the file.
+    fn deliver(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        memory: Option<&GuestMemory>,
+        notes: &mut [Vec<u8>],
+    ) -> Result<(), LoadError> {
+        if let Some(memory) = memory {
+            for load in &self.loads {
+                if let Some((at, part)) = part(bytes, offset, load.offset, load.file_bytes) {
+                    write_non_zero(memory, load.gpa.saturating_add(at), part)?;
+                }
+            }
+        }
+        for (range, content) in self.notes.iter().zip(notes) {
+            if let Some((_, part)) = part(bytes, offset, range.offset, range.bytes) {
+                content.extend_from_slice(part);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -22,8 +22,11 @@ pub const STACK: u64 = 0x8_0000;
 pub const STACK_BYTES: u64 = 0x1_0000;
 /// End of the RAM below 640 KiB: here the BIOS area begins, reserved in every memory map.
 pub const EBDA: u64 = 0x9_FC00;
-/// The ACPI tables, up to `HIGH_RAM`.
+/// The ACPI tables.
 pub const ACPI: u64 = 0xE_0000;
+/// Room for the ACPI tables in bytes. It does not go up to 1 MiB, because linkers like to put a file's
+/// headers on the page below a kernel that is linked there.
+pub const ACPI_BYTES: u64 = 0x1_0000;
 /// The end of the BIOS area; from here on there is RAM again.
 pub const HIGH_RAM: u64 = 0x10_0000;
 
@@ -107,7 +110,7 @@ impl<'a> Placement<'a> {
     pub fn new(memory: &'a GuestMemory, acpi: bool) -> Self {
         let mut placement = Self { memory, taken: Vec::new() };
         if acpi {
-            placement.take("the ACPI tables", ACPI, HIGH_RAM - ACPI);
+            placement.take("the ACPI tables", ACPI, ACPI_BYTES);
         }
         placement
     }

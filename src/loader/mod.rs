@@ -82,7 +82,7 @@ pub struct LoadRequest<'a> {
     /// Guest RAM, fresh and zero.
     pub memory: &'a GuestMemory,
     /// Guest-physical address of the ACPI RSDP. Whoever gives it writes the tables, to
-    /// `layout::ACPI` up to `layout::HIGH_RAM`.
+    /// `layout::ACPI_BYTES` bytes at `layout::ACPI`.
     pub rsdp: Option<u64>,
 }
 
