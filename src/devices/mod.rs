@@ -10,6 +10,7 @@ pub mod port_92;
 pub mod post;
 pub mod pvpanic;
 pub mod reset_control;
+pub mod rtc;
 pub mod serial;
 pub mod timer;
 
