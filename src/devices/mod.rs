@@ -6,6 +6,7 @@ pub mod debug_console;
 pub mod debug_exit;
 pub mod i8042;
 pub mod irqchip;
+pub mod pc;
 pub mod port_92;
 pub mod post;
 pub mod pvpanic;
