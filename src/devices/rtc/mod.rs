@@ -144,7 +144,7 @@ impl Rtc {
     }
 
     fn encode(&self, value: u8) -> u8 {
-        if self.register(B) & B_BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.register(B) & B_BINARY != 0 { value } else { (value / 10) << 4 | (value % 10) }
     }
 
     fn decode(&self, value: u8) -> u8 {
@@ -155,7 +155,7 @@ impl Rtc {
         if self.register(B) & B_24_HOURS != 0 {
             return self.encode(hour);
         }
-        let in_12 = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let in_12 = if hour.is_multiple_of(12) { 12 } else { hour % 12 };
         self.encode(in_12) | if hour >= 12 { PM } else { 0 }
     }
 
