@@ -1,5 +1,5 @@
 # irq-lapic: the LAPIC: its registers, the timer once and periodically, HLT woken
-# by it, self IPIs with priorities, the TPR, NMI to itself, int n.
+# by it, self IPIs with priorities, the TPR, NMI to itself.
 # load: kernel
 # status: 0
 # stdout: OK
@@ -28,13 +28,6 @@ main:
     mov cr8, rax
     cmp dword ptr [rbx + LAPIC_TPR], 0
     check e, 5
-
-    # int n needs no interrupt flag.
-    mov byte ptr [eoi], EOI_NONE
-    int 0x80
-    cmp dword ptr [counts + 0x80 * 4], 1
-    check e, 6
-    mov byte ptr [eoi], EOI_LAPIC
 
     # One shot.
     mov dword ptr [rbx + LAPIC_TDCR], 0xb       # divide by 1
