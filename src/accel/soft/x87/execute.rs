@@ -402,9 +402,7 @@ impl X87 {
     }
 
     fn trigonometric(&mut self, operation: impl Fn(u16, F80) -> softfloat::Answer) {
-        if !self.is_empty(0) {
-            self.status &= !C2;
-        }
+        self.status &= !C2;
         let control = self.control;
         self.unary_by(|a| operation(control, a));
     }

@@ -68,12 +68,11 @@ impl Wide {
         if other.significand == 0 {
             return self;
         }
-        let (large, small) =
-            if (self.exponent, self.significand) >= (other.exponent, other.significand) {
-                (self, other)
-            } else {
-                (other, self)
-            };
+        let (large, small) = if (self.exponent, self.significand) >= (other.exponent, other.significand) {
+            (self, other)
+        } else {
+            (other, self)
+        };
         let distance = large.exponent.abs_diff(small.exponent);
         let y = small.significand.checked_shr(distance).unwrap_or(0);
         if large.negative == small.negative {
@@ -114,15 +113,10 @@ impl Wide {
         if self.significand == 0 {
             return Self { negative: self.negative != other.negative, ..Self::ZERO };
         }
-        // Newton's iteration from 62 bits of the reciprocal of the significand in [1, 2).
-        let estimate = (u128::MAX >> 1) / (other.significand >> 64);
+        // Newton's iteration from 63 bits of the reciprocal of the divisor's significand in [1, 2).
         let divisor = Self { negative: false, exponent: 0, ..other };
-        let mut reciprocal = Self::of_integer(estimate, -63 - 63 + 63 - 63 + 62);
-        reciprocal.exponent = if reciprocal.significand == 1 << 127 && divisor.significand == 1 << 127 {
-            0
-        } else {
-            -1
-        };
+        let estimate = (u128::MAX >> 1) / (other.significand >> 64).max(1);
+        let mut reciprocal = Self::of_integer(estimate, -64);
         for _ in 0..2 {
             let error = Self::ONE.sub(divisor.mul(reciprocal));
             reciprocal = reciprocal.add(reciprocal.mul(error));
