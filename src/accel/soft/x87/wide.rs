@@ -155,7 +155,7 @@ impl Wide {
         let divisor = u128::from(divisor);
         let (mut quotient, rest) = (self.significand / divisor, self.significand % divisor);
         let shift = quotient.leading_zeros();
-        quotient = quotient << shift | (rest << shift) / divisor;
+        quotient = (quotient << shift) | ((rest << shift) / divisor);
         Self { exponent: self.exponent - shift as i32, significand: quotient, ..self }
     }
 }
