@@ -8,14 +8,21 @@
 //! Floating-point arithmetic is done by `host` on x86-64 hosts and by `portable`, which is exact too,
 //! elsewhere.
 
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod approximation;
 mod arithmetic;
 mod crc32;
 mod crypto;
 mod float;
+mod horizontal;
+#[cfg(target_arch = "x86_64")]
+mod host;
 mod lanes;
 mod mmx;
+mod portable;
 mod shift;
 mod shuffle;
+mod softfloat;
 mod string;
 mod table;
 
@@ -25,6 +32,8 @@ pub use table::lookup;
 
 /// Carry flag.
 const CF: u32 = 1 << 0;
+/// Parity flag.
+const PF: u32 = 1 << 2;
 /// Zero flag.
 const ZF: u32 = 1 << 6;
 /// Sign flag.
@@ -126,3 +135,8 @@ pub enum Form {
     /// MASKMOVQ: as `MaskStore`, of 8 bytes and MMX registers.
     MmxMaskStore,
 }
+
+#[cfg(test)]
+mod coverage_tests;
+#[cfg(all(test, target_os = "linux", target_arch = "x86_64"))]
+mod native_tests;
