@@ -11,7 +11,13 @@ use super::softfloat::MASKS;
 use super::{CF, PF, Xm, ZF, portable};
 
 /// The MXCSR that Rust code runs under.
-static RUST_MXCSR: u32 = 0x1f80;
+const RUST_MXCSR: u32 = 0x1f80;
+
+/// The same, as an operand in memory.
+static RUST_MXCSR_IN_MEMORY: u32 = RUST_MXCSR;
+
+/// The exception flags of MXCSR.
+const FLAGS: u32 = 0x3f;
 
 /// The bits of MXCSR that exist: others would raise #GP.
 const MXCSR_BITS: u32 = 0xffff;
@@ -26,26 +32,45 @@ fn value(register: __m128i) -> u128 {
     unsafe { std::mem::transmute::<__m128i, u128>(register) }
 }
 
-/// Executes `instruction` with the guest's MXCSR and gives that its flags. It is all one `asm!`, so that
-/// the compiler moves no arithmetic of its own in between.
+/// Executes `instruction` with the guest's MXCSR and gives that its flags. Each `asm!` has it all, so that
+/// the compiler moves no arithmetic of its own in between. Operands are evaluated twice.
+///
+/// Loading MXCSR costs twice the addition itself. Where the guest's controls are Rust's too, and every
+/// flag that is set afterwards, by this instruction or by one before, is already the guest's, nothing is
+/// to be loaded. That is the common case: the precision flag sticks.
 macro_rules! under_mxcsr {
     ($mxcsr:ident, $instruction:expr, $($operand:tt)*) => {{
-        let mut guest = *$mxcsr & MXCSR_BITS;
-        // SAFETY: the instruction touches no memory and, all exceptions being masked, cannot trap; the
-        // MXCSR that Rust expects is restored.
-        unsafe {
-            asm!(
-                "ldmxcsr [{guest}]",
-                $instruction,
-                "stmxcsr [{guest}]",
-                "ldmxcsr [{rust}]",
-                guest = in(reg) &raw mut guest,
-                rust = in(reg) &raw const RUST_MXCSR,
-                $($operand)*
-                options(nostack),
-            );
+        let mut csr = FLAGS;
+        if *$mxcsr & MXCSR_BITS & !FLAGS == RUST_MXCSR {
+            // SAFETY: the instruction touches no memory and, all exceptions being masked, cannot trap.
+            // Rust lets MXCSR's flags change.
+            unsafe {
+                asm!(
+                    $instruction,
+                    "stmxcsr [{csr}]",
+                    csr = in(reg) &raw mut csr,
+                    $($operand)*
+                    options(nostack),
+                );
+            }
         }
-        *$mxcsr = guest;
+        if csr & FLAGS & !*$mxcsr != 0 || *$mxcsr & MXCSR_BITS & !FLAGS != RUST_MXCSR {
+            csr = *$mxcsr & MXCSR_BITS;
+            // SAFETY: as above; the MXCSR that Rust expects is restored.
+            unsafe {
+                asm!(
+                    "ldmxcsr [{csr}]",
+                    $instruction,
+                    "stmxcsr [{csr}]",
+                    "ldmxcsr [{rust}]",
+                    csr = in(reg) &raw mut csr,
+                    rust = in(reg) &raw const RUST_MXCSR_IN_MEMORY,
+                    $($operand)*
+                    options(nostack),
+                );
+            }
+            *$mxcsr = csr;
+        }
     }};
 }
 
@@ -59,7 +84,7 @@ macro_rules! instructions {
             }
             let mut x = register(a);
             under_mxcsr!(mxcsr, concat!($instruction, " {x}, {y}"),
-                x = inout(xmm_reg) x, y = in(xmm_reg) register(b),);
+                x = inout(xmm_reg) register(a) => x, y = in(xmm_reg) register(b),);
             Ok(value(x))
         }
     )*};
@@ -111,10 +136,10 @@ instructions! {
 macro_rules! approximations {
     ($($name:ident: $instruction:literal;)*) => {$(
         pub fn $name(a: u128, b: u128, _: u8, _: &mut u32) -> Result<u128, Xm> {
-            let mut x = register(a);
+            let x;
             // SAFETY: the instruction touches no memory and cannot trap.
             unsafe {
-                asm!(concat!($instruction, " {x}, {y}"), x = inout(xmm_reg) x, y = in(xmm_reg) register(b),
+                asm!(concat!($instruction, " {x}, {y}"), x = inout(xmm_reg) register(a) => x, y = in(xmm_reg) register(b),
                     options(pure, nomem, nostack, preserves_flags));
             }
             Ok(value(x))
@@ -141,7 +166,7 @@ macro_rules! comparisons {
             macro_rules! compare {
                 ($predicate:literal) => {
                     under_mxcsr!(mxcsr, concat!("cmp", $predicate, $width, " {x}, {y}"),
-                        x = inout(xmm_reg) x, y = in(xmm_reg) y,)
+                        x = inout(xmm_reg) register(a) => x, y = in(xmm_reg) y,)
                 };
             }
             match imm & 7 {
@@ -183,10 +208,10 @@ macro_rules! roundings {
             }
             if imm & 8 == 0 {
                 under_mxcsr!(csr_ref, concat!($instruction, " {x}, {y}, 4"),
-                    x = inout(xmm_reg) x, y = in(xmm_reg) y,);
+                    x = inout(xmm_reg) register(a) => x, y = in(xmm_reg) y,);
             } else {
                 under_mxcsr!(csr_ref, concat!($instruction, " {x}, {y}, 12"),
-                    x = inout(xmm_reg) x, y = in(xmm_reg) y,);
+                    x = inout(xmm_reg) register(a) => x, y = in(xmm_reg) y,);
             }
             *mxcsr |= csr & 0x3f;
             Ok(value(x))
@@ -209,7 +234,7 @@ macro_rules! from_integers {
                 return portable::$name(a, b, imm, mxcsr);
             }
             let mut x = register(a);
-            under_mxcsr!(mxcsr, $instruction, x = inout(xmm_reg) x, y = in(reg) b as u64,);
+            under_mxcsr!(mxcsr, $instruction, x = inout(xmm_reg) register(a) => x, y = in(reg) b as u64,);
             Ok(value(x))
         }
     )*};
@@ -228,7 +253,7 @@ macro_rules! to_integers {
             if *mxcsr & MASKS != MASKS {
                 return portable::$name(a, mxcsr);
             }
-            let integer: u64;
+            let mut integer = 0u64;
             under_mxcsr!(mxcsr, $instruction, r = out(reg) integer, x = in(xmm_reg) register(a),);
             Ok(integer)
         }
@@ -253,7 +278,7 @@ macro_rules! flag_comparisons {
             if *mxcsr & MASKS != MASKS {
                 return portable::$name(a, b, mxcsr);
             }
-            let (carry, parity, zero): (u8, u8, u8);
+            let (mut carry, mut parity, mut zero) = (0u8, 0u8, 0u8);
             under_mxcsr!(mxcsr, concat!($instruction, " {x}, {y}\nsetc {c}\nsetp {p}\nsetz {z}"),
                 x = in(xmm_reg) register(a), y = in(xmm_reg) register(b),
                 c = out(reg_byte) carry, p = out(reg_byte) parity, z = out(reg_byte) zero,);

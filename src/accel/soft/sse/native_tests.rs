@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use iced_x86::{Code, CpuidFeature, Encoder, EncodingKind, Instruction, MemoryOperand, Register};
+use iced_x86::{Code, CpuidFeature, Encoder, EncodingKind, Instruction, MemoryOperand, Mnemonic, Register};
 
 use super::softfloat::MASKS;
 use super::{Form, FpFn, StringTarget, ToIntFn, Xm, approximation, byte_mask, host, lookup, portable};
@@ -67,9 +67,9 @@ impl Random {
         match self.below(6) {
             0..=2 => SPECIAL[self.below(26) as usize] ^ sign,
             // Near one another, so that sums cancel.
-            3 => 0x3f00_0000 + self.below(0x0200_0000) as u32 ^ sign,
+            3 => (0x3f00_0000 + self.below(0x0200_0000) as u32) ^ sign,
             // Around the least normal number and its square root.
-            4 => [0x0040_0000, 0x1f00_0000][self.below(2) as usize] + self.below(0x0180_0000) as u32 ^ sign,
+            4 => ([0x0040_0000, 0x1f00_0000][self.below(2) as usize] + self.below(0x0180_0000) as u32) ^ sign,
             _ => self.next() as u32,
         }
     }
@@ -106,16 +106,16 @@ impl Random {
         let sign = self.next() & 1 << 63;
         match self.below(7) {
             0..=2 => SPECIAL[self.below(26) as usize] ^ sign,
-            3 => 0x3fe0_0000_0000_0000 + self.below(0x40_0000_0000_0000) ^ sign,
+            3 => (0x3fe0_0000_0000_0000 + self.below(0x40_0000_0000_0000)) ^ sign,
             4 => {
-                [0x8_0000_0000_0000, 0x1fe0_0000_0000_0000][self.below(2) as usize]
-                    + self.below(0x30_0000_0000_0000)
+                ([0x8_0000_0000_0000, 0x1fe0_0000_0000_0000][self.below(2) as usize]
+                    + self.below(0x30_0000_0000_0000))
                     ^ sign
             }
             // The range of binary32, both ends of it.
             5 => {
-                [0x3680_0000_0000_0000, 0x47d0_0000_0000_0000][self.below(2) as usize]
-                    + self.below(0x0200_0000_0000_0000)
+                ([0x3680_0000_0000_0000, 0x47d0_0000_0000_0000][self.below(2) as usize]
+                    + self.below(0x0200_0000_0000_0000))
                     ^ sign
             }
             _ => self.next(),
@@ -141,7 +141,9 @@ impl Random {
         let random = self.next() as u32;
         let sticky = if random & 1 << 31 != 0 { random & 0x3f } else { 0 };
         let masks = if unmasked { random >> 8 & MASKS } else { MASKS };
-        random & 0xe040 | sticky | masks
+        // Half of the time the controls that nearly all programs use.
+        let controls = if random & 1 << 30 != 0 { random & 0xe040 } else { 0 };
+        controls | sticky | masks
     }
 }
 
@@ -325,7 +327,7 @@ fn execute(form: Form, s: &mut State, memory: bool, imm: u8) -> Result<(), Xm> {
 }
 
 /// The machine code of `code` with the operands of `execute`, or `None` if it has no such operands.
-fn encode(code: Code, form: Form, memory: bool, imm: u8) -> Option<Vec<u8>> {
+fn encode(code: Code, form: Form, memory: bool, imm: u8) -> Option<(Vec<u8>, Instruction)> {
     use Register::{CL, CX, EAX, ECX, MM1, MM2, RAX, RCX, RDI, XMM1, XMM2};
     let name = format!("{code:?}");
     let wide = name.contains("r64") || name.contains("rm64");
@@ -374,8 +376,30 @@ fn encode(code: Code, form: Form, memory: bool, imm: u8) -> Option<Vec<u8>> {
         (Some(a), Some(b)) => Instruction::with2(code, a, b),
     };
     let mut encoder = Encoder::new(64);
-    encoder.encode(&instruction.ok()?, 0).ok()?;
-    Some(encoder.take_buffer())
+    let instruction = instruction.ok()?;
+    encoder.encode(&instruction, 0).ok()?;
+    Some((encoder.take_buffer(), instruction))
+}
+
+/// The size of the memory operand is that of the instruction, and it has to be aligned if it has 16 bytes.
+fn check_memory_operand(instruction: &Instruction, form: Form) {
+    let (bytes, aligned) = match form {
+        Form::Xmm { bytes, aligned, .. }
+        | Form::XmmFp { bytes, aligned, .. }
+        | Form::Store { bytes, aligned, .. }
+        | Form::Flags { bytes, aligned, .. }
+        | Form::MmxXmmFp { bytes, aligned, .. } => (bytes, aligned),
+        Form::GprFp { bytes, .. }
+        | Form::Crc { bytes, .. }
+        | Form::Mmx { bytes, .. }
+        | Form::MmxStore { bytes, .. } => (bytes, false),
+        _ => return,
+    };
+    let mnemonic = instruction.mnemonic();
+    let anywhere =
+        matches!(mnemonic, Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu | Mnemonic::Lddqu);
+    assert_eq!(usize::from(bytes), instruction.memory_size().size(), "{mnemonic:?}");
+    assert_eq!(aligned, bytes == 16 && !anywhere, "{mnemonic:?}");
 }
 
 /// Whether the host has the instruction.
@@ -407,7 +431,10 @@ fn against_the_host(rounds: usize, unmasked: bool, choose: impl Fn(Form) -> bool
             }
             for _ in 0..rounds {
                 let imm = random.next() as u8;
-                let Some(bytes) = encode(code, form, memory, imm) else { break };
+                let Some((bytes, instruction)) = encode(code, form, memory, imm) else { break };
+                if memory {
+                    check_memory_operand(&instruction, form);
+                }
                 encodings += 1;
                 let before = State::random(&mut random, unmasked);
                 let (mut ours, mut theirs) = (before.clone(), before.clone());

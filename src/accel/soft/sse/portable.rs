@@ -265,16 +265,16 @@ pub fn cvtsd2ss(a: u128, b: u128, _: u8, mxcsr: &mut u32) -> Result<u128, Xm> {
     scalar_single(a, b, mxcsr, |env, _, _| F64.convert(env, b as u64, F32))
 }
 pub fn cvtdq2ps(a: u128, b: u128, _: u8, mxcsr: &mut u32) -> Result<u128, Xm> {
-    packed_single(a, b, mxcsr, |env, _, y, _| F32.from_integer(env, (y as i32).into()))
+    packed_single(a, b, mxcsr, |env, _, y, _| F32.integer(env, (y as i32).into()))
 }
 pub fn cvtsi2ss_32(a: u128, b: u128, _: u8, mxcsr: &mut u32) -> Result<u128, Xm> {
-    scalar_single(a, b, mxcsr, |env, _, y| F32.from_integer(env, (y as i32).into()))
+    scalar_single(a, b, mxcsr, |env, _, y| F32.integer(env, (y as i32).into()))
 }
 pub fn cvtsi2ss_64(a: u128, b: u128, _: u8, mxcsr: &mut u32) -> Result<u128, Xm> {
-    scalar_single(a, b, mxcsr, |env, _, _| F32.from_integer(env, b as i64))
+    scalar_single(a, b, mxcsr, |env, _, _| F32.integer(env, b as i64))
 }
 pub fn cvtsi2sd_64(a: u128, b: u128, _: u8, mxcsr: &mut u32) -> Result<u128, Xm> {
-    scalar_double(a, b, mxcsr, |env, _, y| F64.from_integer(env, y as i64))
+    scalar_double(a, b, mxcsr, |env, _, y| F64.integer(env, y as i64))
 }
 
 pub fn cvtps2dq(a: u128, b: u128, _: u8, mxcsr: &mut u32) -> Result<u128, Xm> {

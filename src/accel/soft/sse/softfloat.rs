@@ -523,7 +523,7 @@ impl Format {
     }
 
     /// The integer `value` in this format.
-    pub fn from_integer(self, env: &mut Env, value: i64) -> u64 {
+    pub fn integer(self, env: &mut Env, value: i64) -> u64 {
         if value == 0 {
             return 0;
         }
