@@ -7,7 +7,6 @@ use std::arch::asm;
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::__m128i;
 
-use super::softfloat::MASKS;
 use super::{CF, PF, Xm, ZF, portable};
 
 /// The MXCSR that Rust code runs under.
@@ -15,6 +14,9 @@ const RUST_MXCSR: u32 = 0x1f80;
 
 /// The same, as an operand in memory.
 static RUST_MXCSR_IN_MEMORY: u32 = RUST_MXCSR;
+
+/// The exception masks of MXCSR.
+pub const MASKS: u32 = 0x3f << 7;
 
 /// The exception flags of MXCSR.
 const FLAGS: u32 = 0x3f;

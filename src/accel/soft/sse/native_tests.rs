@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use iced_x86::{Code, CpuidFeature, Encoder, EncodingKind, Instruction, MemoryOperand, Mnemonic, Register};
 
-use super::softfloat::MASKS;
+use super::host::MASKS;
 use super::{Form, FpFn, StringTarget, ToIntFn, Xm, approximation, byte_mask, host, lookup, portable};
 
 const ARITHMETIC_FLAGS: u32 = 0x8d5;
