@@ -17,6 +17,8 @@ mod float;
 mod horizontal;
 #[cfg(target_arch = "x86_64")]
 mod host;
+#[cfg(target_arch = "x86_64")]
+mod host_integer;
 mod lanes;
 mod mmx;
 mod portable;
