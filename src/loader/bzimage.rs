@@ -353,12 +353,12 @@ mod tests {
         assert!(matches!(try_load(file(), 19), Err(LoadError::OutsideMemory { .. })));
         let memory = memory(32);
         let long = "x".repeat(2048);
-        let error = load(&LoadRequest { cmdline: &long, ..request(file(), &memory) }).unwrap_err();
+        let error = load(&LoadRequest { cmdline: Some(&long), ..request(file(), &memory) }).unwrap_err();
         assert!(
             error.to_string().contains("2048 bytes, and the built-in guest takes at most 2047"),
             "{error}"
         );
-        let error = load(&LoadRequest { cmdline: "a\0b", ..request(file(), &memory) }).unwrap_err();
+        let error = load(&LoadRequest { cmdline: Some("a\0b"), ..request(file(), &memory) }).unwrap_err();
         assert!(matches!(error, LoadError::Nul { .. }));
     }
 

@@ -71,8 +71,9 @@ pub struct LoadRequest<'a> {
     pub kernel: KernelImage,
     /// The initial RAM disk; Multiboot kernels get it as their first module.
     pub initrd: Option<&'a Path>,
-    /// The kernel command line.
-    pub cmdline: &'a str,
+    /// The user's kernel command line. Without one, a Linux kernel gets `DEFAULT_LINUX_CMDLINE` and a
+    /// Multiboot kernel just its own name.
+    pub cmdline: Option<&'a str>,
     /// Modules for Multiboot and PVH kernels.
     pub modules: &'a [Module],
     /// The kernel is a flat binary.

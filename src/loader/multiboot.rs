@@ -181,7 +181,7 @@ fn information(
     placement: &mut Placement<'_>,
     modules: &[initrd::Loaded],
 ) -> Result<u64, LoadError> {
-    let cmdline = cmdline::load(request, placement, cmdline::MAX)?;
+    let cmdline = cmdline::load_named(request, placement)?;
     let map = memory_map(request.memory);
     let module_list = INFO_BYTES;
     let map_start = module_list + modules.len() * MODULE_BYTES;

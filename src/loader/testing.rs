@@ -17,7 +17,7 @@ pub fn request<'a>(kernel: Vec<u8>, memory: &'a GuestMemory) -> LoadRequest<'a> 
     LoadRequest {
         kernel: KernelImage::builtin(kernel),
         initrd: None,
-        cmdline: "console=ttyS0",
+        cmdline: Some("console=ttyS0"),
         modules: &[],
         flat: None,
         decompress: true,
