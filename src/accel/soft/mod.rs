@@ -1,6 +1,13 @@
 //! The software x86-64 CPU: runs guests where there is no hypervisor.
 
 pub mod abort;
+pub mod execute;
+pub mod flags;
+pub mod integer;
+pub mod memory;
+pub mod mmu;
+pub mod ram;
 pub mod sse;
 pub mod state;
+pub mod system;
 pub mod x87;
