@@ -3,6 +3,7 @@
 pub mod abort;
 pub mod execute;
 pub mod flags;
+pub mod fxsave;
 pub mod integer;
 pub mod memory;
 pub mod mmu;
