@@ -9,6 +9,9 @@ use super::flags::{Lazy, rflags};
 use super::memory::Replay;
 use super::mmu::Tlb;
 use super::ram::Ram;
+use super::system::System;
+use super::system::cpuid::Topology;
+use super::system::time::Clock;
 use super::x87::X87;
 use crate::accel::{DescriptorTable, Segment};
 
@@ -100,6 +103,8 @@ pub struct Cpu {
     pub interrupt_waiting: bool,
     /// Number of the vCPU, which is its APIC id.
     pub id: u32,
+    /// The state of the system side.
+    pub system: System,
     /// Guest RAM.
     pub ram: Arc<Ram>,
     /// The translation lookaside buffers.
@@ -163,6 +168,7 @@ impl Cpu {
             interrupt_shadow: false,
             interrupt_waiting: false,
             id,
+            system: System::new(Topology { apic_id: id, cpus: id.saturating_add(1) }, Clock::default()),
             ram,
             tlb: Tlb::new(),
             replay: Replay::default(),
