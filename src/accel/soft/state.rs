@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::abort::{Abort, AbortReason, Exception, Exec, vector};
+use super::cache::Cache;
 use super::flags::{Lazy, rflags};
 use super::memory::Replay;
 use super::mmu::Tlb;
+use super::op::Op;
 use super::ram::Ram;
 use super::system::System;
 use super::system::cpuid::Topology;
@@ -111,8 +113,18 @@ pub struct Cpu {
     pub(super) tlb: Tlb,
     /// Answers for an instruction that is executed again.
     pub(super) replay: Replay,
+    /// Decoded blocks.
+    pub(super) cache: Cache,
     /// Guest-physical page that is executed.
     pub(super) code_page: u64,
+    /// The branch that has just left its block for one that it could be linked to, or null.
+    pub(super) link_from: *const Op,
+    /// Escape and ModRM bytes of the x87 instruction under way.
+    pub(super) escape: (u8, u8),
+    /// The instruction under way has the operand size of 32 bits (x87 environments).
+    pub(super) operand_is_wide: bool,
+    /// HLT has been executed, and nothing has happened since.
+    pub halted: bool,
     /// One instruction is executed outside the block cache; it may write over its own code.
     pub(super) stepping: bool,
 }
@@ -129,6 +141,10 @@ pub mod pending {
     pub const LOCAL: u32 = 8;
 }
 
+// SAFETY: `link_from` points into `cache`, which moves with the `Cpu` and whose vector does not move;
+// operations are shared with no other thread.
+unsafe impl Send for Cpu {}
+
 impl Cpu {
     /// A vCPU in the state after RESET (Intel SDM vol. 3, table 10-1).
     #[must_use]
@@ -137,6 +153,7 @@ impl Cpu {
         let code = Segment { base: 0xffff_0000, selector: 0xf000, type_: 11, ..data };
         let system = Segment { s: false, type_: 2, ..data };
         let table = DescriptorTable { base: 0, limit: 0xffff };
+        let cache = Cache::new(ram.pages());
         let mut cpu = Self {
             gpr: [0; 16],
             zero: 0,
@@ -172,7 +189,12 @@ impl Cpu {
             ram,
             tlb: Tlb::new(),
             replay: Replay::default(),
+            cache,
             code_page: 0,
+            link_from: std::ptr::null(),
+            escape: (0, 0),
+            operand_is_wide: true,
+            halted: false,
             stepping: false,
         };
         cpu.gpr[2] = 0x0006_0fb1;
