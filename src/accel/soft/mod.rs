@@ -16,3 +16,6 @@ pub mod sse;
 pub mod state;
 pub mod system;
 pub mod x87;
+
+mod placeholder;
+pub use placeholder::{SoftBackend, SoftVcpu};
