@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ioapic;
+pub mod lapic;
 pub mod pic;
 pub mod pit;
 
