@@ -229,6 +229,22 @@ impl Cpu {
         }
     }
 
+    /// The bytes at `self.rip`, as far as they can be read without a fault; for reports.
+    pub(super) fn instruction_bytes(&mut self) -> Vec<u8> {
+        let la = self.code_address(self.rip);
+        let mut bytes = Vec::new();
+        for n in 0..LONGEST_INSTRUCTION as u64 {
+            let byte = self
+                .translate(la.wrapping_add(n), Want::Execute, Access::Supervisor)
+                .ok()
+                .and_then(|gpa| self.ram.read::<u8>(gpa));
+            let Some(byte) = byte else { break };
+            bytes.push(byte);
+        }
+        self.abort = super::abort::AbortReason::None;
+        bytes
+    }
+
     /// Executes the one instruction at `self.rip` outside the cache.
     pub(super) fn step(&mut self) -> Exec {
         self.replay.rewind();

@@ -325,6 +325,11 @@ impl Cpu {
     }
 
     fn read_mmio(&mut self, gpa: u64, size: u8) -> Exec<u64> {
+        if self.lapic.page() == Some(gpa & PAGE_MASK) {
+            let mut bytes = [0; 8];
+            self.lapic.mmio_read_bytes(gpa & 0xfff, &mut bytes[..usize::from(size).min(8)]);
+            return Ok(u64::from_le_bytes(bytes));
+        }
         match self.replay.take() {
             Some(Answer::Read(value)) => Ok(value),
             Some(Answer::Write) => Ok(u64::MAX),
@@ -336,6 +341,11 @@ impl Cpu {
     }
 
     fn write_mmio(&mut self, gpa: u64, size: u8, value: u64) -> Exec {
+        if self.lapic.page() == Some(gpa & PAGE_MASK) {
+            let bytes = value.to_le_bytes();
+            self.lapic.mmio_write_bytes(gpa & 0xfff, &bytes[..usize::from(size).min(8)]);
+            return Ok(());
+        }
         if self.replay.take().is_some() {
             return Ok(());
         }

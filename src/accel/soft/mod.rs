@@ -1,6 +1,7 @@
 //! The software x86-64 CPU: runs guests where there is no hypervisor.
 
 pub mod abort;
+mod backend;
 pub mod cache;
 mod decode;
 pub mod execute;
@@ -15,7 +16,9 @@ pub mod run;
 pub mod sse;
 pub mod state;
 pub mod system;
+mod vcpu;
+mod wakeup;
 pub mod x87;
 
-mod placeholder;
-pub use placeholder::{SoftBackend, SoftVcpu};
+pub use backend::SoftBackend;
+pub use vcpu::SoftVcpu;

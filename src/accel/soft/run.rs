@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use super::abort::{AbortReason, Exception, vector};
 use super::flags::rflags;
 use super::op::{Next, Op};
-use super::state::{Cpu, pending};
+use super::state::{Cpu, pending, seg};
 use super::system;
+use crate::devices::irqchip::lapic::{EVENT_INIT, EVENT_NMI, EVENT_SIPI};
 
 /// Why the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +62,60 @@ impl Cpu {
                 return Some(stop);
             }
         }
-        self.halted.then_some(Stop::Halted)
+        (self.halted || self.waits_for_sipi).then_some(Stop::Halted)
     }
 
     /// Delivers what the interrupt controllers have for this CPU, if it may be delivered now.
     fn take_interrupt(&mut self) {
-        self.interrupt_waiting = false;
+        let events = self.lapic.events();
+        if events & (EVENT_INIT | EVENT_SIPI) != 0 {
+            self.take_startup();
+        }
+        if self.waits_for_sipi {
+            self.interrupt_waiting = false;
+            return;
+        }
+        if events & EVENT_NMI != 0 && !self.system.nmi_blocked && self.lapic.take_nmi() {
+            self.halted = false;
+            // The only error is a triple fault, which stays in `abort`.
+            let _ = system::deliver_nmi(self);
+            return;
+        }
+        if self.rflags_rest & rflags::IF == 0 {
+            return;
+        }
+        let vector = if self.lapic.has_interrupt() {
+            self.lapic.acknowledge()
+        } else if self.id == 0 && self.interrupts.extint_pending() && self.lapic.accepts_extint() {
+            self.lapic.extint_taken();
+            self.interrupts.extint_acknowledge()
+        } else {
+            self.interrupt_waiting = events & EVENT_NMI != 0;
+            return;
+        };
+        if let Some(vector) = vector {
+            self.halted = false;
+            let _ = system::deliver_interrupt(self, vector);
+        }
+    }
+
+    /// INIT and the start-up IPI (Intel SDM vol. 3, 9.4).
+    fn take_startup(&mut self) {
+        if self.lapic.take_init() {
+            self.lapic.init();
+            self.reset_by_init();
+            self.waits_for_sipi = true;
+        }
+        if let Some(vector) = self.lapic.take_sipi()
+            && self.waits_for_sipi
+        {
+            let cs = &mut self.seg[seg::CS];
+            cs.selector = u16::from(vector) << 8;
+            cs.base = u64::from(vector) << 12;
+            self.rip = 0;
+            self.waits_for_sipi = false;
+            self.halted = false;
+        }
     }
 
     /// Whether the next instruction is to be executed on its own.
