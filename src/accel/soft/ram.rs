@@ -1,0 +1,129 @@
+//! Guest RAM as the software CPU sees it: host addresses, and which parts hold decoded code.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
+
+use super::integer::Int;
+use crate::memory::{GuestMemory, PAGE_SIZE};
+
+/// A range of guest RAM that is contiguous on the host.
+#[derive(Clone, Copy)]
+struct Region {
+    start: u64,
+    end: u64,
+    host: usize,
+    /// Number of its first page in the code map.
+    first_page: u64,
+}
+
+/// Guest RAM, shared by the vCPUs of a machine.
+pub struct Ram {
+    regions: Vec<Region>,
+    /// A bit for each 64 bytes of a page from which some vCPU has decoded code.
+    code: Vec<AtomicU64>,
+    /// Keeps the host's mapping alive.
+    _memory: GuestMemory,
+}
+
+/// A value without alignment, so that one volatile access reads or writes it anywhere.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned<T: Copy>(T);
+
+/// Reads guest RAM at a host address.
+///
+/// # Safety
+/// `size_of::<T>()` bytes at `host` must lie in the mapping of guest RAM. `T` must be an integer.
+#[inline(always)]
+pub(super) unsafe fn read_host<T: Copy>(host: usize) -> T {
+    // SAFETY: the caller promises that the bytes are mapped; any bits make an integer. The access is
+    // volatile, as vm-memory's own are: other vCPUs and devices may write at the same time, which is
+    // the guest's race, and the compiler neither repeats nor assumes anything about the value.
+    unsafe { std::ptr::read_volatile(std::ptr::with_exposed_provenance::<Unaligned<T>>(host)).0 }
+}
+
+/// Writes guest RAM at a host address.
+///
+/// # Safety
+/// As for `read_host`.
+#[inline(always)]
+pub(super) unsafe fn write_host<T: Copy>(host: usize, value: T) {
+    // SAFETY: as for `read_host`; no Rust reference to guest RAM exists.
+    unsafe {
+        std::ptr::write_volatile(std::ptr::with_exposed_provenance_mut(host), Unaligned(value));
+    }
+}
+
+impl Ram {
+    /// The view of `memory`.
+    #[must_use]
+    pub fn new(memory: &GuestMemory) -> Arc<Self> {
+        let mut regions = Vec::new();
+        let mut pages = 0;
+        for region in memory.iter() {
+            let start = region.start_addr().0;
+            let end = start + region.len();
+            regions.push(Region { start, end, host: region.as_ptr().expose_provenance(), first_page: pages });
+            pages += region.len().div_ceil(PAGE_SIZE);
+        }
+        let code = (0..pages).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self { regions, code, _memory: memory.clone() })
+    }
+
+    /// The host address of `len` bytes of RAM at `gpa`, if all are RAM.
+    #[inline]
+    #[must_use]
+    pub fn host(&self, gpa: u64, len: u64) -> Option<usize> {
+        let region = self.regions.iter().find(|r| gpa >= r.start && gpa < r.end)?;
+        (len <= region.end - gpa).then(|| region.host + (gpa - region.start) as usize)
+    }
+
+    /// Reads a value of guest RAM.
+    #[inline]
+    #[must_use]
+    pub fn read<T: Int>(&self, gpa: u64) -> Option<T> {
+        // SAFETY: `host` vouches for the bytes.
+        self.host(gpa, T::BYTES).map(|host| unsafe { read_host(host) })
+    }
+
+    /// Replaces the naturally aligned `old` by `new` at `gpa`; false if something else was there.
+    #[must_use]
+    pub fn compare_exchange_u64(&self, gpa: u64, old: u64, new: u64) -> bool {
+        let Some(host) = self.host(gpa, 8).filter(|host| host % 8 == 0) else { return true };
+        // SAFETY: eight mapped, aligned bytes that are only accessed as shared memory.
+        let cell = unsafe { AtomicU64::from_ptr(std::ptr::with_exposed_provenance_mut(host)) };
+        cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    /// As `compare_exchange_u64`, of 32 bits.
+    #[must_use]
+    pub fn compare_exchange_u32(&self, gpa: u64, old: u32, new: u32) -> bool {
+        let Some(host) = self.host(gpa, 4).filter(|host| host % 4 == 0) else { return true };
+        // SAFETY: four mapped, aligned bytes that are only accessed as shared memory.
+        let cell = unsafe { AtomicU32::from_ptr(std::ptr::with_exposed_provenance_mut(host)) };
+        cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    /// The number of `gpa`'s page among all pages of RAM.
+    #[inline]
+    #[must_use]
+    pub fn page_number(&self, gpa: u64) -> Option<usize> {
+        let region = self.regions.iter().find(|r| gpa >= r.start && gpa < r.end)?;
+        Some((region.first_page + (gpa - region.start) / PAGE_SIZE) as usize)
+    }
+
+    /// Number of pages of RAM.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.code.len()
+    }
+
+    /// The code bits of a page: which of its 64 granules of 64 bytes hold decoded code.
+    #[inline]
+    #[must_use]
+    pub fn code(&self, page: usize) -> Option<&AtomicU64> {
+        self.code.get(page)
+    }
+}
