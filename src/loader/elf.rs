@@ -65,7 +65,7 @@ struct Notes {
 pub struct Elf {
     /// Width of its addresses.
     pub class: Class,
-    /// Guest-physical address of the entry point.
+    /// Guest-physical address of the entry point, as the file says; see `checked_entry`.
     pub entry: u64,
     /// What is loaded, in the file's order of program headers.
     pub loads: Vec<Load>,
@@ -173,12 +173,20 @@ impl Elf {
             }
         }
         let entry = physical_entry(&loads, header.entry);
-        let elf = Self { class: header.class, entry, loads, notes };
-        if !elf.contains(entry) {
-            let reason = format!("its entry point {:#x} lies in none of its segments", header.entry);
+        Ok(Self { class: header.class, entry, loads, notes })
+    }
+
+    /// The entry point, which must lie in a segment. (A kernel with a PVH note, or with Multiboot's
+    /// address fields, need not have one.)
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn checked_entry(&self, name: &str) -> Result<u64, LoadError> {
+        if !self.contains(self.entry) {
+            let reason = format!("its entry point {:#x} lies in none of its segments", self.entry);
             return Err(malformed(name, &reason));
         }
-        Ok(elf)
+        Ok(self.entry)
     }
 
     /// Takes the places of the segments.
@@ -569,7 +577,9 @@ mod tests {
         assert!(error(change(5, &[2])).contains("big-endian"));
         assert!(error(change(16, &[1])).contains("object file"));
         assert!(error(change(18, &[183])).contains("AArch64"));
-        assert!(error(change(24, &[0; 8])).contains("entry point"));
+        let lost = parse(change(24, &[0; 8])).unwrap();
+        assert!(lost.checked_entry("x").unwrap_err().to_string().contains("entry point"));
+        assert!(try_load(change(24, &[0; 8]), 4).unwrap_err().to_string().contains("entry point"));
         assert!(error(change(32, &[0xFF; 8])).contains("behind the end"));
         assert!(error(change(54, &[55])).contains("55 bytes"));
         assert!(error(change(56, &[0xFF, 0xFF])).contains("65535 program headers"));

@@ -15,6 +15,7 @@
 //!
 //! Nothing that a file says is trusted: every length, offset and address is checked against the file
 //! and guest memory, and nothing of ours is put where the image lies.
+#![forbid(unsafe_code)]
 
 mod boot_params;
 mod bzimage;
@@ -131,7 +132,12 @@ impl Format {
         let head = image.head(HEAD_BYTES)?;
         if head.starts_with(elf::MAGIC) {
             let header = Header::find(image, &head)?;
-            return Ok(Self::Elf(Elf::parse(image, &head)?, header));
+            return match (Elf::parse(image, &head), header) {
+                (Ok(elf), header) => Ok(Self::Elf(elf, header)),
+                // Address fields stand for themselves.
+                (Err(_), Some(header)) if header.addresses.is_some() => Ok(Self::Multiboot(header)),
+                (Err(e), _) => Err(e),
+            };
         }
         if bzimage::is_bzimage(&head) {
             return BzImage::parse(image, &head).map(Self::BzImage);
@@ -159,13 +165,14 @@ impl ElfBoot {
     ) -> Result<Self, LoadError> {
         let pvh = pvh.map(Self::Pvh);
         let multiboot = || header.map(|header| Multiboot::new(image, header, Some(elf)).map(Self::Multiboot));
-        Ok(match elf.class {
-            Class::Elf32 => multiboot().transpose()?.or(pvh).unwrap_or(Self::Linux(Width::Protected)),
-            Class::Elf64 => match pvh {
-                Some(pvh) => pvh,
-                None => multiboot().transpose()?.unwrap_or(Self::Linux(Width::Long)),
-            },
-        })
+        let chosen = match elf.class {
+            Class::Elf32 => multiboot().transpose()?.or(pvh),
+            Class::Elf64 => pvh.map_or_else(multiboot, |pvh| Some(Ok(pvh))).transpose()?,
+        };
+        match chosen {
+            Some(chosen) => Ok(chosen),
+            None => elf.checked_entry(image.name()).map(|_| Self::Linux(width(elf.class))),
+        }
     }
 }
 
@@ -256,6 +263,10 @@ fn load_payload(
     let elf = vmlinux.elf.clone();
     elf.fix(&name, placement)?;
     let pvh = vmlinux.finish(&name, Some(request.memory), pvh::entry)?;
+    let pvh = pvh.filter(|&entry| elf.contains(entry.into()));
+    if pvh.is_none() {
+        elf.checked_entry(&name)?;
+    }
     Ok((elf, pvh))
 }
 

@@ -131,7 +131,7 @@ impl Multiboot {
         let (loads, entry) = match (&header.addresses, elf) {
             (Some((load, entry)), _) => (vec![*load], *entry),
             (None, Some(elf)) => {
-                let entry = u32::try_from(elf.entry)
+                let entry = u32::try_from(elf.checked_entry(image.name())?)
                     .map_err(|_| malformed(image.name(), "its entry point lies behind 4 GiB"))?;
                 (elf.loads.clone(), entry)
             }
@@ -350,6 +350,22 @@ mod tests {
         assert!(matches!(find(&multiboot_header(1 << 5, &[])), Err(LoadError::Unsupported { .. })));
         assert!(matches!(find(&multiboot_header(1 << 16, &[0; 4])), Err(LoadError::Malformed { .. })));
         assert!(try_load(header, 4).unwrap_err().to_string().contains("no addresses"));
+    }
+
+    #[test]
+    fn address_fields_stand_for_themselves_in_an_elf_file() {
+        let header = multiboot_header(1 << 16, &[BASE + 0x100, BASE, 0, 0, BASE]);
+        let mut file = elf32(0, &[part(BASE.into(), &[0x90; 600])]);
+        file.resize(0x100, 0);
+        file.extend(header);
+        for damage in [20, 42] {
+            let mut file = file.clone();
+            file[damage] ^= 0x40;
+            let memory = memory(4);
+            let state = load(&request(file.clone(), &memory)).unwrap();
+            assert_eq!(registers(&state).0.rip, u64::from(BASE));
+            assert_eq!(read(&memory, BASE.into(), file.len()), file);
+        }
     }
 
     #[test]
