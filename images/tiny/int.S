@@ -1,9 +1,9 @@
 # int: INT3 and INT n in kernel mode: the frame, no interrupt flag needed, gates
-# that are absent or beyond the IDT's limit.
+# that are absent or beyond the IDT's limit; a data breakpoint.
 # load: kernel
 # status: 0
 # stdout: OK
-# needs: int-kernel
+# needs: full-kernel
 .include "long.inc"
 main:
     # #BP and int n are traps: rip is the next instruction; the gate returns.
@@ -32,7 +32,22 @@ main:
     # An interrupt gate with DPL 0 that is absent is #NP.
     and byte ptr [idt + 0x50 * 16 + 5], 0x7f
     faults 11, (0x50 * IDT_ERROR + 2), 18, int 0x50
+    # The debug registers: a data breakpoint.
+    mov eax, offset watched
+    mov dr0, rax
+    mov eax, 0x000d0402             # DR0: write, 4 bytes, global
+    mov dr7, rax
+    mov dword ptr [watched], 1
+    xor eax, eax
+    mov dr7, rax
+    mov rax, dr6
+    and eax, 0xf
+    cmp eax, 1
+    check e, 20
     ret
 short_idt:
     .word 0x80 * 16 - 1
     .quad idt
+.bss
+watched: .skip 8
+.text

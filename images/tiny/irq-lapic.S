@@ -75,10 +75,10 @@ main:
     cmp eax, 1 << 3
     check e, 21
     sti
-    nop
-    nop
+    mov ecx, 1000               # a KVM that emulates takes its time
+5:  cmp dword ptr [counts + 0x42 * 4], 1
+    loopne 5b
     cli
-    cmp dword ptr [counts + 0x42 * 4], 1
     check e, 22
     cmp dword ptr [counts + 0x63 * 4], 1
     check e, 23
@@ -97,10 +97,10 @@ main:
     xor eax, eax
     sti
     mov cr8, rax
-    nop
-    nop
+    mov ecx, 1000
+6:  cmp dword ptr [counts + 0x63 * 4], 2
+    loopne 6b
     cli
-    cmp dword ptr [counts + 0x63 * 4], 2
     check e, 26
     # In service until the end of interrupt.
     cmp dword ptr [rbx + 0x100 + 0x10 * 3], 0
