@@ -31,7 +31,7 @@ use supervisor::Supervisor;
 use vcpu_loop::{Platform, linear_rip, run_vcpu};
 
 /// The guest that runs when no kernel is named; its source is in `images/builtin`.
-const BUILTIN_GUEST: &[u8] = include_bytes!("../../images/builtin/guest.elf");
+const BUILTIN_GUEST: &[u8] = include_bytes!("../../images/builtin/builtin.elf");
 
 /// Why a run failed by vm-accel's or the host's fault: exit status 125.
 #[derive(Debug, Error)]

@@ -16,9 +16,11 @@ mod host;
 mod host_arithmetic;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod native_tests;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod samples;
 pub mod softfloat;
 pub mod transcendental;
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod twin_tests;
 mod unit;
 mod wide;
