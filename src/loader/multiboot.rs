@@ -279,7 +279,7 @@ mod tests {
         let field = |offset: u64| read_u32(&memory, regs.rbx + offset);
         assert_eq!(field(0), 0b10_0100_1101);
         assert_eq!((field(4), field(8)), (639, 3 << 10));
-        assert_eq!(read_string(&memory, field(16).into()), "console=ttyS0");
+        assert_eq!(read_string(&memory, field(16).into()), "the built-in guest console=ttyS0");
         assert_eq!(read_string(&memory, field(64).into()), "vm-accel");
         assert_eq!(field(20), 2);
         for (index, string) in [(0, "first"), (1, "")] {
