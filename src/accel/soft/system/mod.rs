@@ -23,6 +23,9 @@ pub mod task;
 pub mod time;
 pub mod xsave;
 
+#[cfg(test)]
+mod tests;
+
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::abort::{Exec, vector};

@@ -161,9 +161,11 @@ fn layout(type_: u8) -> &'static Layout {
 fn read_image(cpu: &mut Cpu, base: u64, type_: u8) -> Exec<Image> {
     let layout = layout(type_);
     let size = layout.step as u8;
-    let mut image = Image::default();
-    image.eip = system_read(cpu, base.wrapping_add(layout.eip), size)?;
-    image.eflags = system_read(cpu, base.wrapping_add(layout.eip + layout.step), size)?;
+    let mut image = Image {
+        eip: system_read(cpu, base.wrapping_add(layout.eip), size)?,
+        eflags: system_read(cpu, base.wrapping_add(layout.eip + layout.step), size)?,
+        ..Image::default()
+    };
     for (i, register) in (2..).zip(image.gpr.iter_mut()) {
         *register = system_read(cpu, base.wrapping_add(layout.eip + i * layout.step), size)?;
         if size == 2 {
