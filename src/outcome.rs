@@ -3,6 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::config::DebugExit;
+
+/// The highest status that a guest can choose by a raw value.
+const HIGHEST_RAW: u8 = 119;
+
 /// The fate of a guest. `docs/architecture.md` and the README have the table of statuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -11,7 +16,7 @@ pub enum Outcome {
     /// The guest reset the machine by its own wish.
     Reset,
     /// The guest wrote this exit status to the debug exit port.
-    DebugExit(u8),
+    DebugExit(u32),
     /// The guest's kernel panicked and said so.
     Panicked,
     /// A vCPU took a triple fault at this `rip`.
@@ -47,12 +52,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The process's exit status for this outcome.
+    /// The process's exit status for this outcome, with `debug_exit` as the meaning of a value on the
+    /// debug exit port. A raw value above 119 gives 119, because the statuses from 120 on have meanings
+    /// of their own.
     #[must_use]
-    pub fn status(&self) -> u8 {
+    pub fn status(&self, debug_exit: DebugExit) -> u8 {
         match self {
             Self::PoweredOff | Self::Reset => 0,
-            Self::DebugExit(value) => *value,
+            Self::DebugExit(value) => match debug_exit {
+                DebugExit::Raw => u8::try_from(*value).unwrap_or(u8::MAX).min(HIGHEST_RAW),
+                // What QEMU's exit() leaves of it is its low byte.
+                DebugExit::Qemu => (value << 1 | 1) as u8,
+            },
             Self::Panicked => 120,
             Self::TripleFault { .. } => 121,
             Self::Hung { .. } => 122,
@@ -97,5 +108,45 @@ impl fmt::Display for Outcome {
             Self::Signalled(signal) => write!(f, "ended by signal {signal}"),
             Self::Escaped => write!(f, "ended by the escape key"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_those_of_the_table() {
+        let raw = |outcome: Outcome| outcome.status(DebugExit::Raw);
+        assert_eq!(raw(Outcome::PoweredOff), 0);
+        assert_eq!(raw(Outcome::Reset), 0);
+        assert_eq!(raw(Outcome::DebugExit(42)), 42);
+        assert_eq!(raw(Outcome::DebugExit(120)), 119);
+        assert_eq!(raw(Outcome::DebugExit(u32::MAX)), 119);
+        assert_eq!(Outcome::DebugExit(3).status(DebugExit::Qemu), 7);
+        assert_eq!(Outcome::DebugExit(u32::MAX).status(DebugExit::Qemu), 255);
+        assert_eq!(raw(Outcome::Panicked), 120);
+        assert_eq!(raw(Outcome::TripleFault { vcpu: 0, rip: None }), 121);
+        assert_eq!(raw(Outcome::Hung { rip: None }), 122);
+        assert_eq!(raw(Outcome::TimedOut { limit: Duration::from_secs(1) }), 124);
+        assert_eq!(raw(Outcome::EmulationFailure { vcpu: 0, rip: 0, bytes: vec![] }), 126);
+        assert_eq!(raw(Outcome::Signalled(2)), 130);
+        assert_eq!(raw(Outcome::Signalled(15)), 143);
+        assert_eq!(raw(Outcome::Escaped), 130);
+    }
+
+    #[test]
+    fn every_outcome_is_one_line() {
+        let bytes = vec![0x0f, 0x0b];
+        let failure = Outcome::EmulationFailure { vcpu: 1, rip: 0x1000, bytes };
+        assert_eq!(
+            failure.to_string(),
+            "the accelerator could not execute the instruction at rip 0x1000 on vCPU 1 (bytes 0f 0b)"
+        );
+        let hung = Outcome::Hung { rip: Some(0x1005) };
+        assert_eq!(
+            hung.to_string(),
+            "the guest hangs: every vCPU is halted with interrupts off, vCPU 0 at rip 0x1005"
+        );
     }
 }

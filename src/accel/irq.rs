@@ -18,6 +18,13 @@ pub struct MsiMessage {
 pub trait MsiSink: Send + Sync {
     /// Delivers a message. One that names no LAPIC is dropped, as on the bus.
     fn signal_msi(&self, message: MsiMessage);
+
+    /// Says which messages the IOAPIC's unmasked level-triggered pins now make. A backend whose LAPICs
+    /// broadcast every EOI has no use for it; one with LAPICs in the hypervisor reports an EOI only for
+    /// these.
+    fn level_routes_changed(&self, routes: &[MsiMessage]) {
+        let _ = routes;
+    }
 }
 
 /// What a backend's vCPUs ask of the machine's interrupt controllers.

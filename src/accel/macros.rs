@@ -30,9 +30,10 @@ macro_rules! reg_map {
 }
 
 /// Declares the conversions between a neutral register struct and a platform's, field by field, where
-/// both use the same names.
+/// both use the same names. `..expr` gives the platform's remaining fields (padding).
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 macro_rules! impl_reg_accessors {
-    ($neutral:ty, $foreign:ty { $($reg:ident),+ $(,)? }) => {
+    ($neutral:ty, $foreign:ty { $($reg:ident),+ $(,)? } $(.. $rest:expr)?) => {
         impl From<&$foreign> for $neutral {
             fn from(from: &$foreign) -> Self {
                 Self { $($reg: from.$reg),+ }
@@ -41,10 +42,12 @@ macro_rules! impl_reg_accessors {
 
         impl From<&$neutral> for $foreign {
             fn from(from: &$neutral) -> Self {
-                Self { $($reg: from.$reg),+, ..Default::default() }
+                Self { $($reg: from.$reg),+ $(, ..$rest)? }
             }
         }
     };
 }
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) use impl_reg_accessors;
 pub(crate) use reg_map;

@@ -2,9 +2,17 @@
 
 mod irq;
 mod macros;
+mod platform;
 mod regs;
 mod vcpu;
 
+mod ffi;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm;
+pub mod measure;
+pub mod native;
+pub mod probe;
+pub mod select;
 pub mod soft;
 
 use std::fmt;
@@ -15,6 +23,7 @@ use thiserror::Error;
 
 use crate::memory::GuestMemory;
 pub use irq::{InterruptController, MsiMessage, MsiSink};
+pub use platform::{PlatformBackend, PlatformVcpu};
 pub use regs::{
     DescriptorTable, FpuRegs, GuestRegs, Segment, SpecialRegs, X86FpuRegs, X86Regs, X86SpecialRegs,
 };

@@ -1,8 +1,23 @@
 //! The machine's devices. A device is `read` and `write`; it knows no backend.
 
+pub mod acpi;
+pub mod bus;
+mod byte_device;
+pub mod debug_console;
+pub mod debug_exit;
+pub mod i8042;
 pub mod irqchip;
+pub mod port_92;
+pub mod post;
+pub mod pvpanic;
+pub mod reset_control;
+pub mod serial;
+pub mod timer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use bus::{Bus, BusError};
+pub use byte_device::ByteDevice;
 
 /// A device on the port I/O bus or the MMIO bus.
 pub trait Device: Send {
@@ -39,5 +54,32 @@ pub trait IrqLine: Send {
     fn pulse(&self) {
         self.set(true);
         self.set(false);
+    }
+}
+
+/// Locks `mutex`, also after a thread panicked with it: a device's state is plain values, all of which
+/// it must cope with anyway.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A rig for the tests of devices that cause events.
+#[cfg(test)]
+pub(crate) mod rig {
+    use super::*;
+
+    /// Remembers the events.
+    #[derive(Default)]
+    pub(crate) struct Events(Arc<Mutex<Vec<GuestEvent>>>);
+
+    impl Events {
+        pub(crate) fn sink(&self) -> EventSink {
+            let events = self.0.clone();
+            Arc::new(move |event| lock(&events).push(event))
+        }
+
+        pub(crate) fn take(&self) -> Vec<GuestEvent> {
+            std::mem::take(&mut *lock(&self.0))
+        }
     }
 }

@@ -1,8 +1,54 @@
 //! Puts a kernel into guest memory and says in which state the boot processor starts.
 //!
-//! A loader answers with a neutral `BootState`; it touches no vCPU and no device.
+//! A loader answers with a neutral `BootState`; it touches no vCPU and no device. The format is found
+//! out by the content:
+//!
+//! 1. A file that the user says is flat is loaded as `flat` tells.
+//! 2. ELF32: Multiboot if it has a header, else PVH if it has the note, else the 32-bit boot protocol
+//!    at its entry point.
+//! 3. ELF64: PVH if it has the note, else Multiboot if it has a header, else the 64-bit boot protocol
+//!    at its entry point, be it Linux or not. (PVH goes first here because Multiboot does not know
+//!    ELF64; other loaders refuse it.)
+//! 4. bzImage: the vmlinux inside, decompressed here, as an ELF file; else its own 64-bit or 32-bit
+//!    entry point.
+//! 5. Multiboot with address fields.
+//!
+//! Nothing that a file says is trusted: every length, offset and address is checked against the file
+//! and guest memory, and nothing of ours is put where the image lies.
 
-use crate::accel::{GuestRegs, SpecialRegs};
+mod boot_params;
+mod bzimage;
+mod cmdline;
+mod decompress;
+mod elf;
+mod error;
+mod flat;
+mod image;
+mod initrd;
+mod inspect;
+pub mod layout;
+mod linux;
+mod multiboot;
+mod pvh;
+mod start;
+
+use std::path::Path;
+
+use crate::accel::{GuestRegs, SpecialRegs, X86Regs, X86SpecialRegs};
+use crate::config::{Flat, FlatMode, Module};
+use crate::memory::{GuestMemory, MMIO_HOLE_START};
+use bzimage::BzImage;
+use elf::{Class, Elf};
+pub use error::LoadError;
+pub use image::KernelImage;
+pub use inspect::{EntryPoint, Inspection, SegmentInfo, inspect, inspect_image};
+use layout::Placement;
+use linux::{Kernel, Width};
+use multiboot::{Header, Multiboot};
+
+/// Bytes of the file's beginning that tell its format; a bzImage's setup header and a Multiboot header
+/// lie within.
+const HEAD_BYTES: usize = multiboot::SEARCH_BYTES;
 
 /// The state in which the boot processor starts, and what is known of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,4 +61,225 @@ pub struct BootState {
     pub protocol: String,
     /// The kernel's version string, where the file has one.
     pub version: Option<String>,
+}
+
+/// What to load, and into which memory.
+pub struct LoadRequest<'a> {
+    /// The kernel.
+    pub kernel: KernelImage,
+    /// The initial RAM disk; Multiboot kernels get it as their first module.
+    pub initrd: Option<&'a Path>,
+    /// The kernel command line.
+    pub cmdline: &'a str,
+    /// Modules for Multiboot and PVH kernels.
+    pub modules: &'a [Module],
+    /// The kernel is a flat binary.
+    pub flat: Option<Flat>,
+    /// Decompress a bzImage here and boot the vmlinux inside.
+    pub decompress: bool,
+    /// Guest RAM, fresh and zero.
+    pub memory: &'a GuestMemory,
+    /// Guest-physical address of the ACPI RSDP. Whoever gives it writes the tables, to
+    /// `layout::ACPI` up to `layout::HIGH_RAM`.
+    pub rsdp: Option<u64>,
+}
+
+/// Registers, and the protocol in words.
+type Started = (X86Regs, X86SpecialRegs, String);
+
+/// Loads a kernel and what goes with it into guest memory.
+///
+/// # Errors
+/// When a file cannot be read or is damaged, or does not fit into guest memory.
+pub fn load(request: &LoadRequest) -> Result<BootState, LoadError> {
+    let image = &request.kernel;
+    let mut placement = Placement::new(request.memory, request.rsdp.is_some());
+    let mut version = None;
+    let (regs, special, protocol) = if let Some(flat) = request.flat {
+        let (regs, special) = flat::load(request, &mut placement, flat)?;
+        let mode = if flat.mode == FlatMode::Real { "real" } else { "long" };
+        (regs, special, format!("flat binary in {mode} mode"))
+    } else {
+        match Format::of(image)? {
+            Format::Elf(elf, header) => load_elf(request, &mut placement, &elf, header.as_ref())?,
+            Format::BzImage(bzimage) => {
+                version.clone_from(&bzimage.version);
+                load_bzimage(request, &bzimage)?
+            }
+            Format::Multiboot(header) => {
+                let (regs, special) = Multiboot::new(image, &header, None)?.boot(request, &mut placement)?;
+                (regs, special, "Multiboot by its address fields".to_owned())
+            }
+        }
+    };
+    log::debug!("{}: {protocol}, entry {:#x}", image.name(), regs.rip);
+    Ok(BootState { regs: GuestRegs::X86_64(regs), special: SpecialRegs::X86_64(special), protocol, version })
+}
+
+/// What a file is, with its headers checked.
+enum Format {
+    Elf(Elf, Option<Header>),
+    BzImage(BzImage),
+    Multiboot(Header),
+}
+
+impl Format {
+    fn of(image: &KernelImage) -> Result<Self, LoadError> {
+        let head = image.head(HEAD_BYTES)?;
+        if head.starts_with(elf::MAGIC) {
+            let header = Header::find(image, &head)?;
+            return Ok(Self::Elf(Elf::parse(image, &head)?, header));
+        }
+        if bzimage::is_bzimage(&head) {
+            return BzImage::parse(image, &head).map(Self::BzImage);
+        }
+        if let Some(header) = Header::find(image, &head)? {
+            return Ok(Self::Multiboot(header));
+        }
+        Err(LoadError::UnknownFormat { name: image.name().to_owned(), found: describe(&head) })
+    }
+}
+
+/// How an ELF file is booted.
+enum ElfBoot {
+    Pvh(u32),
+    Multiboot(Multiboot),
+    Linux(Width),
+}
+
+impl ElfBoot {
+    fn choose(
+        image: &KernelImage,
+        elf: &Elf,
+        header: Option<&Header>,
+        pvh: Option<u32>,
+    ) -> Result<Self, LoadError> {
+        let pvh = pvh.map(Self::Pvh);
+        let multiboot = || header.map(|header| Multiboot::new(image, header, Some(elf)).map(Self::Multiboot));
+        Ok(match elf.class {
+            Class::Elf32 => multiboot().transpose()?.or(pvh).unwrap_or(Self::Linux(Width::Protected)),
+            Class::Elf64 => match pvh {
+                Some(pvh) => pvh,
+                None => multiboot().transpose()?.unwrap_or(Self::Linux(Width::Long)),
+            },
+        })
+    }
+}
+
+fn load_elf(
+    request: &LoadRequest,
+    placement: &mut Placement<'_>,
+    elf: &Elf,
+    header: Option<&Header>,
+) -> Result<Started, LoadError> {
+    let image = &request.kernel;
+    let pvh = elf.find_note(image, pvh::entry)?;
+    let boot = ElfBoot::choose(image, elf, header, pvh)?;
+    refuse_multiboot2(image, &boot)?;
+    match boot {
+        ElfBoot::Multiboot(multiboot) => {
+            let (regs, special) = multiboot.boot(request, placement)?;
+            Ok((regs, special, "Multiboot ELF".to_owned()))
+        }
+        ElfBoot::Pvh(entry) => {
+            elf.load(image, request.memory, placement)?;
+            let (regs, special) = pvh::boot(request, placement, elf, entry, cmdline::MAX)?;
+            Ok((regs, special, "ELF through its PVH note".to_owned()))
+        }
+        ElfBoot::Linux(width) => {
+            elf.load(image, request.memory, placement)?;
+            let kernel = Kernel {
+                entry: elf.entry,
+                width,
+                setup_header: &[],
+                code32_start: 0,
+                initrd_limit: MMIO_HOLE_START,
+                cmdline_limit: cmdline::MAX,
+            };
+            let (regs, special) = linux::boot(request, placement, &kernel)?;
+            Ok((regs, special, format!("ELF through its {width}")))
+        }
+    }
+}
+
+/// Without another way to boot it, a kernel with a Multiboot 2 header would be started by a protocol
+/// that it does not know.
+fn refuse_multiboot2(image: &KernelImage, boot: &ElfBoot) -> Result<(), LoadError> {
+    if matches!(boot, ElfBoot::Linux(_)) && multiboot::is_multiboot2(&image.head(32 << 10)?) {
+        return Err(LoadError::Unsupported {
+            name: image.name().to_owned(),
+            reason: "it has only a Multiboot 2 header".to_owned(),
+            remedy: "Build it with a Multiboot 1 header or a PVH note",
+        });
+    }
+    Ok(())
+}
+
+fn load_bzimage(request: &LoadRequest, bzimage: &BzImage) -> Result<Started, LoadError> {
+    let acpi = request.rsdp.is_some();
+    if request.decompress {
+        let mut placement = Placement::new(request.memory, acpi);
+        match load_payload(request, &mut placement, bzimage) {
+            Ok((elf, Some(entry))) => {
+                let limit = bzimage.cmdline_limit;
+                let (regs, special) = pvh::boot(request, &mut placement, &elf, entry, limit)?;
+                return Ok((regs, special, "bzImage, vmlinux inside through its PVH note".to_owned()));
+            }
+            Ok((elf, None)) => {
+                let kernel = bzimage.kernel_at(elf.entry, width(elf.class), 0);
+                let (regs, special) = linux::boot(request, &mut placement, &kernel)?;
+                let words = format!("bzImage, vmlinux inside through its {}", kernel.width);
+                return Ok((regs, special, words));
+            }
+            Err(e) => log::info!("the guest decompresses its kernel itself: {e}"),
+        }
+    }
+    let mut placement = Placement::new(request.memory, acpi);
+    let kernel = bzimage.load(request, &mut placement)?;
+    let (regs, special) = linux::boot(request, &mut placement, &kernel)?;
+    Ok((regs, special, format!("bzImage through its {}", kernel.width)))
+}
+
+/// Decompresses a bzImage's payload into guest memory, and answers the vmlinux's headers and its PVH
+/// entry point.
+fn load_payload(
+    request: &LoadRequest,
+    placement: &mut Placement<'_>,
+    bzimage: &BzImage,
+) -> Result<(Elf, Option<u32>), LoadError> {
+    let image = &request.kernel;
+    let name = format!("the payload of {}", image.name());
+    let vmlinux = bzimage.payload(image, layout::ram_end(request.memory))?;
+    let elf = vmlinux.elf.clone();
+    elf.fix(&name, placement)?;
+    let pvh = vmlinux.finish(&name, Some(request.memory), pvh::entry)?;
+    Ok((elf, pvh))
+}
+
+fn width(class: Class) -> Width {
+    match class {
+        Class::Elf32 => Width::Protected,
+        Class::Elf64 => Width::Long,
+    }
+}
+
+/// What a file that is no kernel looks like.
+fn describe(head: &[u8]) -> String {
+    use decompress::Compression;
+    if head.get(0x38..0x3C) == Some(b"ARMd") {
+        return "it is an AArch64 Linux image".to_owned();
+    }
+    if head.starts_with(b"MZ") {
+        return "it is a Windows or EFI program".to_owned();
+    }
+    if head.starts_with(b"#!") {
+        return "it is a script".to_owned();
+    }
+    if multiboot::is_multiboot2(head) {
+        return "it has only a Multiboot 2 header".to_owned();
+    }
+    match Compression::detect(head) {
+        Some(compression) => format!("it is a file compressed by {compression}"),
+        None => "its content is of no known format".to_owned(),
+    }
 }

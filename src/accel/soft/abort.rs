@@ -49,6 +49,8 @@ pub enum AbortReason {
         /// The value.
         value: u32,
     },
+    /// The instruction writes to the block that holds it: it is executed again on its own.
+    Retry,
     /// Triple fault.
     TripleFault,
     /// A valid instruction that this CPU does not implement.

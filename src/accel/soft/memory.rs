@@ -1,5 +1,7 @@
 //! Memory as instructions see it: linear and logical addresses, MMIO by replay.
 
+use std::sync::atomic::{Ordering, fence};
+
 use super::abort::{AbortReason, Exec, vector};
 use super::integer::Int;
 pub use super::mmu::Access;
@@ -27,6 +29,11 @@ impl Replay {
     /// Adds the answer to the access that aborted the instruction.
     pub fn push(&mut self, answer: Answer) {
         self.answers.push(answer);
+    }
+
+    /// Whether the instruction under way has had answers.
+    pub fn is_empty(&self) -> bool {
+        self.answers.is_empty()
     }
 
     /// The instruction starts again.
@@ -318,6 +325,11 @@ impl Cpu {
     }
 
     fn read_mmio(&mut self, gpa: u64, size: u8) -> Exec<u64> {
+        if self.lapic.page() == Some(gpa & PAGE_MASK) {
+            let mut bytes = [0; 8];
+            self.lapic.mmio_read_bytes(gpa & 0xfff, &mut bytes[..usize::from(size).min(8)]);
+            return Ok(u64::from_le_bytes(bytes));
+        }
         match self.replay.take() {
             Some(Answer::Read(value)) => Ok(value),
             Some(Answer::Write) => Ok(u64::MAX),
@@ -329,6 +341,11 @@ impl Cpu {
     }
 
     fn write_mmio(&mut self, gpa: u64, size: u8, value: u64) -> Exec {
+        if self.lapic.page() == Some(gpa & PAGE_MASK) {
+            let bytes = value.to_le_bytes();
+            self.lapic.mmio_write_bytes(gpa & 0xfff, &bytes[..usize::from(size).min(8)]);
+            return Ok(());
+        }
         if self.replay.take().is_some() {
             return Ok(());
         }
@@ -427,14 +444,96 @@ impl Cpu {
         self.store(la, value)
     }
 
+    /// Loads what is about to be stored to: faults as the store would.
+    #[inline(always)]
+    pub(super) fn load_for_store<T: Int>(&mut self, la: u64) -> Exec<T> {
+        let entry = self.tlb.get(self.tlb_set, Want::Write, la);
+        if entry.tag == la.wrapping_add(T::BYTES - 1) & PAGE_MASK {
+            // SAFETY: as in `load`.
+            return Ok(unsafe { read_host(la.wrapping_add(entry.addend) as usize) });
+        }
+        self.probe_write(la, T::BYTES, Access::Current)?;
+        self.load(la)
+    }
+
+    /// The host address of bytes in one page that may be loaded at the current privilege level; `None`
+    /// if they are no RAM.
+    pub(super) fn host_for_load(&mut self, la: u64) -> Exec<Option<usize>> {
+        let entry = self.tlb.get(self.tlb_set, Want::Read, la);
+        if entry.tag == la & PAGE_MASK {
+            return Ok(Some(la.wrapping_add(entry.addend) as usize));
+        }
+        let gpa = self.translate(la, Want::Read, Access::Current)?;
+        if self.is_watched() {
+            return Ok(None);
+        }
+        Ok(self.ram.host(gpa, 1))
+    }
+
+    /// The host address of `len` bytes in one page that may be stored to at the current privilege
+    /// level, and their guest-physical address if `code_written` has to be told afterwards; `None` if
+    /// they are no RAM.
+    pub(super) fn host_for_store(&mut self, la: u64, len: u64) -> Exec<Option<(usize, Option<u64>)>> {
+        let entry = self.tlb.get(self.tlb_set, Want::Write, la);
+        if entry.tag == la & PAGE_MASK {
+            return Ok(Some((la.wrapping_add(entry.addend) as usize, None)));
+        }
+        let gpa = self.translate(la, Want::Write, Access::Current)?;
+        if self.is_watched() {
+            return Ok(None);
+        }
+        self.retry_own_code(gpa, len)?;
+        Ok(self.ram.host(gpa, len).map(|host| (host, Some(gpa))))
+    }
+
+    /// Whether data breakpoints are armed, so that every access has to be looked at.
+    fn is_watched(&self) -> bool {
+        self.dr[7] & 0xff != 0
+    }
+
+    /// Whether `len` bytes from a valid offset on are all inside the segment.
+    pub(super) fn is_run_inside(&self, segment: usize, offset: u64, len: u64) -> bool {
+        if self.mode == Mode::Long {
+            return true;
+        }
+        let s = &self.seg[segment];
+        let down = s.s && s.type_ & 0xc == 4;
+        !down && (offset & 0xffff_ffff).saturating_add(len - 1) <= u64::from(s.limit)
+    }
+
     /// Aborts for a repetition by single step if a store would change the page that is executed.
     fn retry_own_code(&mut self, gpa: u64, len: u64) -> Exec {
-        let _ = (gpa, len);
-        Ok(())
+        if gpa & PAGE_MASK != self.code_page || self.stepping {
+            return Ok(());
+        }
+        let Some(code) = self.ram.page_number(gpa).and_then(|page| self.ram.code(page)) else {
+            return Ok(());
+        };
+        if code.load(Ordering::SeqCst) & granules(gpa, len) == 0 {
+            return Ok(());
+        }
+        self.abort = AbortReason::Retry;
+        Err(super::abort::Abort)
     }
 
     /// Drops the blocks decoded from bytes that have been written.
-    fn code_written(&mut self, gpa: u64, len: u64) {
-        let _ = (gpa, len);
+    pub(super) fn code_written(&mut self, gpa: u64, len: u64) {
+        let Some(page) = self.ram.page_number(gpa) else { return };
+        // The bytes were written before the bits are read: whoever decodes sets the bits first.
+        fence(Ordering::SeqCst);
+        let hit = match self.ram.code(page) {
+            Some(code) => code.load(Ordering::SeqCst) & granules(gpa, len),
+            None => 0,
+        };
+        if hit != 0 {
+            self.invalidate_code(page, hit);
+        }
     }
+}
+
+/// The granules of 64 bytes that `len` bytes of a page touch.
+pub(super) fn granules(gpa: u64, len: u64) -> u64 {
+    let first = (gpa & 0xfff) / 64;
+    let last = ((gpa & 0xfff) + len.saturating_sub(1)).min(4095) / 64;
+    (u64::MAX << first) & (u64::MAX >> (63 - last))
 }

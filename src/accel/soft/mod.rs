@@ -1,14 +1,24 @@
 //! The software x86-64 CPU: runs guests where there is no hypervisor.
 
 pub mod abort;
+mod backend;
+pub mod cache;
+mod decode;
 pub mod execute;
 pub mod flags;
 pub mod fxsave;
 pub mod integer;
 pub mod memory;
 pub mod mmu;
+pub mod op;
 pub mod ram;
+pub mod run;
 pub mod sse;
 pub mod state;
 pub mod system;
+mod vcpu;
+mod wakeup;
 pub mod x87;
+
+pub use backend::SoftBackend;
+pub use vcpu::SoftVcpu;

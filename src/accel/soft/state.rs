@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::abort::{Abort, AbortReason, Exception, Exec, vector};
+use super::cache::Cache;
 use super::flags::{Lazy, rflags};
 use super::memory::Replay;
 use super::mmu::Tlb;
+use super::op::Op;
 use super::ram::Ram;
 use super::system::System;
 use super::system::cpuid::Topology;
 use super::system::time::Clock;
 use super::x87::X87;
-use crate::accel::{DescriptorTable, Segment};
+use crate::accel::{DescriptorTable, InterruptController, Segment};
+use crate::devices::irqchip::lapic::{ApicBus, Lapic, LapicSetup};
+use crate::devices::timer::HostClock;
 
 /// Index of a segment register in `Cpu::seg`: the encoding of the instruction set.
 #[allow(missing_docs, reason = "a register's name is its documentation")]
@@ -111,8 +115,24 @@ pub struct Cpu {
     pub(super) tlb: Tlb,
     /// Answers for an instruction that is executed again.
     pub(super) replay: Replay,
+    /// Decoded blocks.
+    pub(super) cache: Cache,
     /// Guest-physical page that is executed.
     pub(super) code_page: u64,
+    /// The branch that has just left its block for one that it could be linked to, or null.
+    pub(super) link_from: *const Op,
+    /// Escape and ModRM bytes of the x87 instruction under way.
+    pub(super) escape: (u8, u8),
+    /// The instruction under way has the operand size of 32 bits (x87 environments).
+    pub(super) operand_is_wide: bool,
+    /// HLT has been executed, and nothing has happened since.
+    pub halted: bool,
+    /// INIT has been received, and no start-up IPI since.
+    pub waits_for_sipi: bool,
+    /// The local APIC.
+    pub lapic: Arc<Lapic>,
+    /// The machine's interrupt controllers.
+    pub interrupts: Arc<dyn InterruptController>,
     /// One instruction is executed outside the block cache; it may write over its own code.
     pub(super) stepping: bool,
 }
@@ -129,6 +149,38 @@ pub mod pending {
     pub const LOCAL: u32 = 8;
 }
 
+/// The interrupt controllers of a CPU that is in no machine.
+struct NoInterrupts;
+
+impl InterruptController for NoInterrupts {
+    fn extint_pending(&self) -> bool {
+        false
+    }
+
+    fn extint_acknowledge(&self) -> Option<u8> {
+        None
+    }
+
+    fn eoi(&self, _vector: u8) {}
+}
+
+/// The APIC of a CPU that is in no machine: nothing wakes it, and its timer never fires.
+fn lone_apic(id: u32) -> Arc<Lapic> {
+    ApicBus::new().add(LapicSetup {
+        id,
+        is_bsp: id == 0,
+        clock: Arc::new(HostClock),
+        tsc: Arc::new(|_| None),
+        interrupts: Arc::new(NoInterrupts),
+        wake: Arc::new(|| {}),
+        timer_changed: Arc::new(|| {}),
+    })
+}
+
+// SAFETY: `link_from` points into `cache`, which moves with the `Cpu` and whose vector does not move;
+// operations are shared with no other thread.
+unsafe impl Send for Cpu {}
+
 impl Cpu {
     /// A vCPU in the state after RESET (Intel SDM vol. 3, table 10-1).
     #[must_use]
@@ -137,6 +189,7 @@ impl Cpu {
         let code = Segment { base: 0xffff_0000, selector: 0xf000, type_: 11, ..data };
         let system = Segment { s: false, type_: 2, ..data };
         let table = DescriptorTable { base: 0, limit: 0xffff };
+        let cache = Cache::new(ram.pages());
         let mut cpu = Self {
             gpr: [0; 16],
             zero: 0,
@@ -172,12 +225,40 @@ impl Cpu {
             ram,
             tlb: Tlb::new(),
             replay: Replay::default(),
+            cache,
             code_page: 0,
+            link_from: std::ptr::null(),
+            escape: (0, 0),
+            operand_is_wide: true,
+            halted: false,
+            waits_for_sipi: false,
+            lapic: lone_apic(id),
+            interrupts: Arc::new(NoInterrupts),
             stepping: false,
         };
         cpu.gpr[2] = 0x0006_0fb1;
         cpu.update_mode();
         cpu
+    }
+
+    /// The state after INIT: as after RESET, but the FPU, the MSRs, the time and RAM stay.
+    pub(super) fn reset_by_init(&mut self) {
+        let fresh = Self::new(self.id, Arc::clone(&self.ram));
+        self.gpr = fresh.gpr;
+        self.rip = fresh.rip;
+        self.lazy = fresh.lazy;
+        self.rflags_rest = fresh.rflags_rest;
+        self.seg = fresh.seg;
+        (self.ldt, self.tr, self.gdt, self.idt) = (fresh.ldt, fresh.tr, fresh.gdt, fresh.idt);
+        (self.cr0, self.cr2, self.cr3, self.cr4) = (fresh.cr0 | self.cr0 & (cr0::CD | cr0::NW), 0, 0, 0);
+        self.efer = 0;
+        self.dr = fresh.dr;
+        self.cpl = 0;
+        self.halted = false;
+        self.interrupt_shadow = false;
+        self.replay.clear();
+        self.flush_tlb_all();
+        self.update_mode();
     }
 
     /// Makes the instruction under way raise `vector` with an error code: `return cpu.raise(..)`.

@@ -35,6 +35,7 @@ use super::fxsave::SaveKind;
 use super::state::{Cpu, Mode, efer, seg};
 use cpuid::Topology;
 use delivery::Origin;
+pub use delivery::{deliver_exception, deliver_interrupt, deliver_nmi};
 use far::FarPointer;
 use msr::Msrs;
 use random::Random;

@@ -1,0 +1,4 @@
+//! Foreign declarations, one file a platform, and nothing else.
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm;

@@ -1,0 +1,230 @@
+//! What a backend is worth here: it runs tiny kernel-mode guests and takes the time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{
+    Accel, AccelError, AccelResult, GuestRegs, InterruptController, Segment, SpecialRegs, VcpuError,
+    VcpuExit, VcpuOps, VcpuSetup, X86Regs, X86SpecialRegs,
+};
+use crate::memory;
+
+/// Port that each tiny guest writes at its end.
+const END_PORT: u16 = 0xf4;
+/// A tiny guest that has not ended after this time never will.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// RAM of the tiny guests.
+const MEMORY: u64 = 64 << 10;
+
+/// `1: dec ecx; jnz 1b; out 0xf4, al`: two instructions a round.
+const LOOP: Snippet = Snippet { gpa: 0x1000, code: &[0x49, 0x75, 0xfd, 0xe6, 0xf4] };
+/// `1: out 0x80, al; dec ecx; jnz 1b; out 0xf4, al`: an exit a round.
+const EXITS: Snippet = Snippet { gpa: 0x1100, code: &[0xe6, 0x80, 0x49, 0x75, 0xfb, 0xe6, 0xf4] };
+/// `pxor xmm0, xmm0; paddd xmm0, xmm0; out 0xf4, al`.
+const SSE: Snippet =
+    Snippet { gpa: 0x1200, code: &[0x66, 0x0f, 0xef, 0xc0, 0x66, 0x0f, 0xfe, 0xc0, 0xe6, 0xf4] };
+
+/// A piece of 32-bit code and where it lies.
+struct Snippet {
+    gpa: u64,
+    code: &'static [u8],
+}
+
+/// How kernel-mode code runs on a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Measurement {
+    /// Time to make the virtual machine, one vCPU and to run its first instructions, in milliseconds.
+    pub start_ms: f64,
+    /// Kernel-mode instructions a second, in millions, of a two-instruction loop.
+    pub kernel_mips: f64,
+    /// Time of a port I/O exit and back, in microseconds.
+    pub exit_us: f64,
+    /// Whether SSE instructions work in kernel mode.
+    pub kernel_sse: bool,
+}
+
+impl Measurement {
+    /// Whether kernel-mode code is emulated instruction by instruction by a hypervisor: then a stock
+    /// kernel takes minutes or fails.
+    #[must_use]
+    pub fn merely_emulates(&self) -> bool {
+        self.kernel_mips < EMULATED_MIPS || !self.kernel_sse
+    }
+}
+
+/// Slower than any native or translated execution, faster than any hypervisor's emulator.
+const EMULATED_MIPS: f64 = 40.0;
+
+/// No interrupt controller: the tiny guests run with interrupts off.
+struct NoInterrupts;
+
+impl InterruptController for NoInterrupts {
+    fn extint_pending(&self) -> bool {
+        false
+    }
+
+    fn extint_acknowledge(&self) -> Option<u8> {
+        None
+    }
+
+    fn eoi(&self, _vector: u8) {}
+}
+
+/// How a tiny guest ended.
+#[derive(Debug, PartialEq)]
+enum End {
+    Reached,
+    EmulationFailure,
+}
+
+fn vcpu_error(error: &VcpuError) -> AccelError {
+    AccelError::Unusable {
+        what: "a tiny guest does not run".into(),
+        reason: error.to_string(),
+        remedy: "Use `--accel soft`".into(),
+    }
+}
+
+/// Runs `snippet` with `rounds` in ECX to its end and gives the time it took.
+fn run<V: VcpuOps>(
+    vcpu: &mut V,
+    snippet: &Snippet,
+    rounds: u32,
+    late: &AtomicBool,
+) -> AccelResult<(End, Duration)> {
+    let regs = X86Regs { rip: snippet.gpa, rflags: 2, rcx: rounds.into(), rsp: 0x8000, ..Default::default() };
+    vcpu.set_regs(&GuestRegs::X86_64(regs)).map_err(|e| vcpu_error(&e))?;
+    let start = Instant::now();
+    loop {
+        let stopped = match vcpu.run().map_err(|e| vcpu_error(&e))? {
+            VcpuExit::IoOut { port: END_PORT, .. } => return Ok((End::Reached, start.elapsed())),
+            VcpuExit::IoOut { .. } => continue,
+            VcpuExit::EmulationFailure { .. } => return Ok((End::EmulationFailure, start.elapsed())),
+            VcpuExit::Interrupted => {
+                if !late.load(Ordering::Acquire) {
+                    continue;
+                }
+                format!("it did not end within {DEADLINE:?}")
+            }
+            other => format!("it stopped with {other:?}"),
+        };
+        return Err(AccelError::Unusable {
+            what: "a tiny kernel-mode guest does not run".into(),
+            reason: stopped,
+            remedy: "Use `--accel soft`".into(),
+        });
+    }
+}
+
+/// Flat 32-bit protected mode at CPL 0 with SSE on, paging off.
+fn protected_mode(special: &SpecialRegs) -> SpecialRegs {
+    let SpecialRegs::X86_64(special) = special;
+    let data = Segment {
+        base: 0,
+        limit: u32::MAX,
+        selector: 0x10,
+        type_: 3,
+        present: true,
+        db: true,
+        s: true,
+        g: true,
+        ..Default::default()
+    };
+    let code = Segment { selector: 8, type_: 11, ..data };
+    // CR0: PE, MP, ET, NE. CR4: OSFXSR, OSXMMEXCPT.
+    SpecialRegs::X86_64(X86SpecialRegs {
+        cs: code,
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        cr0: 0x33,
+        cr4: 0x600,
+        ..*special
+    })
+}
+
+/// Measures a backend that `make` creates. `thorough` takes longer (some ten milliseconds where
+/// kernel-mode code is emulated) and gives figures good enough to print.
+///
+/// # Errors
+/// When the backend cannot be made or a tiny guest does not run on it.
+pub fn measure<A: Accel>(make: impl FnOnce() -> AccelResult<A>, thorough: bool) -> AccelResult<Measurement> {
+    let start = Instant::now();
+    let mut backend = make()?;
+    let memory = memory::allocate(MEMORY).map_err(|e| AccelError::Unusable {
+        what: "cannot measure the backend".into(),
+        reason: e.to_string(),
+        remedy: "Free some memory on the host".into(),
+    })?;
+    for snippet in [&LOOP, &EXITS, &SSE] {
+        memory.write_slice(snippet.code, GuestAddress(snippet.gpa)).map_err(|e| AccelError::Unusable {
+            what: "cannot write a tiny guest".into(),
+            reason: e.to_string(),
+            remedy: "Free some memory on the host".into(),
+        })?;
+    }
+    backend.map_memory(&memory)?;
+    let mut vcpu = backend.create_vcpu(0, &VcpuSetup { cpus: 1, interrupts: Arc::new(NoInterrupts) })?;
+    let special = vcpu.get_special_regs().map_err(|e| vcpu_error(&e))?;
+    vcpu.set_special_regs(&protected_mode(&special)).map_err(|e| vcpu_error(&e))?;
+
+    // A hypervisor that never enters the guest must not hang its user.
+    let (ended, end) = mpsc::channel::<()>();
+    let late = Arc::new(AtomicBool::new(false));
+    let kicker = vcpu.kicker();
+    let watchdog = {
+        let late = Arc::clone(&late);
+        std::thread::spawn(move || {
+            if end.recv_timeout(DEADLINE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                late.store(true, Ordering::Release);
+                kicker.kick();
+            }
+        })
+    };
+    let result = phases(&mut vcpu, start, &late, thorough);
+    drop(ended);
+    // It ends at once: the channel is closed, or it has kicked already.
+    let _ = watchdog.join();
+    result
+}
+
+fn phases<V: VcpuOps>(
+    vcpu: &mut V,
+    start: Instant,
+    late: &AtomicBool,
+    thorough: bool,
+) -> AccelResult<Measurement> {
+    /// Long enough to tell emulation from execution, short enough for every start.
+    const QUICK_ROUNDS: u32 = 1_000;
+    /// Below this, the quick loop cannot have been emulated.
+    const QUICK_LIMIT: Duration = Duration::from_micros(50);
+
+    run(vcpu, &LOOP, 1, late)?;
+    let started = start.elapsed();
+    let (_, mut time) = run(vcpu, &LOOP, QUICK_ROUNDS, late)?;
+    let mut rounds = QUICK_ROUNDS;
+    if thorough && time < QUICK_LIMIT * 4 {
+        rounds = 10_000_000;
+        time = run(vcpu, &LOOP, rounds, late)?.1;
+    } else if thorough || time > QUICK_LIMIT {
+        // Perhaps only a hiccup: a longer run tells.
+        rounds = if thorough { 20_000 } else { 4_000 };
+        time = run(vcpu, &LOOP, rounds, late)?.1;
+    }
+    let exits = if thorough { 1_000 } else { 20 };
+    let (_, exit_time) = run(vcpu, &EXITS, exits, late)?;
+    // Last, because a vCPU does not go on after a failed instruction.
+    let (sse, _) = run(vcpu, &SSE, 0, late)?;
+    Ok(Measurement {
+        start_ms: started.as_secs_f64() * 1e3,
+        kernel_mips: 2.0 * f64::from(rounds) / time.as_secs_f64().max(1e-9) / 1e6,
+        exit_us: exit_time.as_secs_f64() * 1e6 / f64::from(exits),
+        kernel_sse: sse == End::Reached,
+    })
+}

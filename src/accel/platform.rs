@@ -1,0 +1,147 @@
+//! The enum over all backends: dispatch without boxes.
+
+use std::sync::Arc;
+
+use super::{
+    Accel, AccelError, AccelKind, AccelResult, Activity, FpuRegs, GuestRegs, Kick, MsiSink, SpecialRegs,
+    VcpuExit, VcpuOps, VcpuResult, VcpuSetup,
+};
+use crate::memory::GuestMemory;
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use super::kvm::{KvmBackend, KvmVcpu};
+use super::soft::{SoftBackend, SoftVcpu};
+
+/// One virtual machine on whichever backend was asked for.
+pub enum PlatformBackend {
+    /// Linux's KVM.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Kvm(KvmBackend),
+    /// The software x86-64 CPU.
+    Soft(SoftBackend),
+}
+
+/// A vCPU of whichever backend was asked for.
+pub enum PlatformVcpu {
+    /// KVM's.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Kvm(KvmVcpu),
+    /// The software CPU's.
+    Soft(SoftVcpu),
+}
+
+/// Does the same with whichever variant there is: `each!(self, backend => backend.kind())`.
+macro_rules! each {
+    ($value:expr, $inner:ident => $do:expr) => {
+        match $value {
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            Self::Kvm($inner) => $do,
+            Self::Soft($inner) => $do,
+        }
+    };
+}
+
+impl PlatformBackend {
+    /// Creates a virtual machine on the backend `kind`; `Auto` takes the fastest that works here and
+    /// logs why (`select::choose` tells the reason as a value).
+    ///
+    /// # Errors
+    /// When the backend cannot be used here, with the reason and the remedy.
+    pub fn new(kind: AccelKind) -> AccelResult<Self> {
+        match kind {
+            AccelKind::Auto => {
+                let choice = super::select::choose()?;
+                log::info!("{}", choice.reason);
+                Ok(choice.backend)
+            }
+            AccelKind::Kvm => kvm(),
+            AccelKind::Soft => Ok(Self::Soft(SoftBackend::new()?)),
+            AccelKind::Hvf | AccelKind::Vz => {
+                Err(AccelError::NotOnThisPlatform { kind, remedy: "It is part of macOS. Use `--accel auto`" })
+            }
+            AccelKind::Whpx => Err(AccelError::NotOnThisPlatform {
+                kind,
+                remedy: "It is part of Windows. Use `--accel auto`",
+            }),
+        }
+    }
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn kvm() -> AccelResult<PlatformBackend> {
+    Ok(PlatformBackend::Kvm(KvmBackend::new()?))
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn kvm() -> AccelResult<PlatformBackend> {
+    Err(AccelError::NotOnThisPlatform {
+        kind: AccelKind::Kvm,
+        remedy: "It is part of Linux on x86-64. Use `--accel auto`",
+    })
+}
+
+impl Accel for PlatformBackend {
+    type Vcpu = PlatformVcpu;
+
+    fn kind(&self) -> AccelKind {
+        each!(self, backend => backend.kind())
+    }
+
+    fn map_memory(&mut self, memory: &GuestMemory) -> AccelResult<()> {
+        each!(self, backend => backend.map_memory(memory))
+    }
+
+    fn create_vcpu(&mut self, id: u32, setup: &VcpuSetup) -> AccelResult<PlatformVcpu> {
+        match self {
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            Self::Kvm(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Kvm),
+            Self::Soft(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Soft),
+        }
+    }
+
+    fn msi_sink(&self) -> Arc<dyn MsiSink> {
+        each!(self, backend => backend.msi_sink())
+    }
+}
+
+impl VcpuOps for PlatformVcpu {
+    fn get_id(&self) -> u32 {
+        each!(self, vcpu => vcpu.get_id())
+    }
+
+    fn run(&mut self) -> VcpuResult<VcpuExit<'_>> {
+        each!(self, vcpu => vcpu.run())
+    }
+
+    fn get_regs(&self) -> VcpuResult<GuestRegs> {
+        each!(self, vcpu => vcpu.get_regs())
+    }
+
+    fn set_regs(&mut self, regs: &GuestRegs) -> VcpuResult<()> {
+        each!(self, vcpu => vcpu.set_regs(regs))
+    }
+
+    fn get_fpu_regs(&self) -> VcpuResult<FpuRegs> {
+        each!(self, vcpu => vcpu.get_fpu_regs())
+    }
+
+    fn set_fpu_regs(&mut self, regs: &FpuRegs) -> VcpuResult<()> {
+        each!(self, vcpu => vcpu.set_fpu_regs(regs))
+    }
+
+    fn get_special_regs(&self) -> VcpuResult<SpecialRegs> {
+        each!(self, vcpu => vcpu.get_special_regs())
+    }
+
+    fn set_special_regs(&mut self, regs: &SpecialRegs) -> VcpuResult<()> {
+        each!(self, vcpu => vcpu.set_special_regs(regs))
+    }
+
+    fn activity(&self) -> VcpuResult<Activity> {
+        each!(self, vcpu => vcpu.activity())
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        each!(self, vcpu => vcpu.kicker())
+    }
+}

@@ -1,0 +1,130 @@
+//! Handlers of decoded operations: leaving and chaining blocks, and the general handler.
+
+use std::sync::atomic::Ordering;
+
+use iced_x86::Instruction;
+
+use super::Flow;
+use crate::accel::soft::cache::key;
+use crate::accel::soft::mmu::{PAGE_MASK, Want};
+use crate::accel::soft::op::{Handler, Next, Op};
+use crate::accel::soft::state::{Cpu, Mode, seg};
+
+/// Leaves the block; `cpu.rip` is set.
+const LEAVE: Next = std::ptr::null();
+
+/// The instruction was aborted: it is the one to go on with.
+#[cold]
+#[inline(never)]
+fn aborted(cpu: &mut Cpu, op: &Op) -> Next {
+    cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.offset.into()));
+    LEAVE
+}
+
+/// Goes on at the operation number `link` of the cache.
+#[inline(always)]
+fn linked(cpu: &Cpu, link: u32) -> Next {
+    cpu.cache.ops.as_ptr().wrapping_add(link as usize)
+}
+
+/// Goes on at `rip`, in any page, if its block is at hand.
+#[inline(never)]
+pub(super) fn go(cpu: &mut Cpu, rip: u64) -> Next {
+    cpu.rip = rip;
+    if cpu.pending.load(Ordering::Relaxed) != 0 {
+        return LEAVE;
+    }
+    if cpu.mode != Mode::Long && rip > u64::from(cpu.seg[seg::CS].limit) {
+        return LEAVE;
+    }
+    let la = cpu.code_address(rip);
+    let entry = cpu.tlb.get(cpu.tlb_set, Want::Execute, la);
+    if entry.tag != la & PAGE_MASK {
+        return LEAVE;
+    }
+    let gpa = entry.addend | la & 0xfff;
+    match cpu.cache.find(key(gpa, cpu.mode_key())) {
+        Some(op) => {
+            cpu.set_code_page(gpa, rip);
+            linked(cpu, op)
+        }
+        None => LEAVE,
+    }
+}
+
+/// Goes on at a target in `op.imm` that has no link yet.
+#[cold]
+#[inline(never)]
+fn unlinked(cpu: &mut Cpu, op: &Op, target: u64) -> Next {
+    let rip = cpu.wrap_rip(cpu.page_base.wrapping_add(target));
+    if target >= 4096 {
+        return go(cpu, rip);
+    }
+    cpu.rip = rip;
+    cpu.link_from = std::ptr::from_ref(op);
+    LEAVE
+}
+
+/// Ends a block that goes on with the instruction at `op.imm`.
+pub fn end_block(cpu: &mut Cpu, op: &Op) -> Next {
+    match op.link.get() {
+        0 => unlinked(cpu, op, op.imm),
+        link => linked(cpu, link),
+    }
+}
+
+/// Leaves a block that is no longer valid.
+pub fn leave_block(cpu: &mut Cpu, op: &Op) -> Next {
+    aborted(cpu, op)
+}
+
+/// An instruction in its general form.
+pub fn general(cpu: &mut Cpu, op: &Op) -> Next {
+    let Some(detail) = cpu.cache.details.get(op.imm as usize) else { return aborted(cpu, op) };
+    let (instruction, run) = (detail.instruction, detail.run);
+    cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.offset.into()));
+    cpu.next_rip = cpu.wrap_rip(cpu.rip.wrapping_add(op.len.into()));
+    match run(cpu, &instruction) {
+        Ok(Flow::Next) => op.next(),
+        Ok(Flow::Jump) => go(cpu, cpu.rip),
+        Ok(Flow::Halt) => {
+            cpu.rip = cpu.next_rip;
+            cpu.halted = true;
+            LEAVE
+        }
+        Err(_) => LEAVE,
+    }
+}
+
+/// An x87 instruction in its general form.
+pub fn general_x87(cpu: &mut Cpu, op: &Op) -> Next {
+    if let Some(detail) = cpu.cache.details.get(op.imm as usize) {
+        (cpu.escape, cpu.operand_is_wide) = (detail.escape, detail.is_wide);
+    }
+    general(cpu, op)
+}
+
+/// An instruction in its general form that ends a block, and after which everything is looked at anew
+/// unless it is a mere branch.
+pub fn general_last(cpu: &mut Cpu, op: &Op) -> Next {
+    let Some(detail) = cpu.cache.details.get(op.imm as usize) else { return aborted(cpu, op) };
+    let (instruction, run) = (detail.instruction, detail.run);
+    cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.offset.into()));
+    cpu.next_rip = cpu.wrap_rip(cpu.rip.wrapping_add(op.len.into()));
+    match run(cpu, &instruction) {
+        Ok(Flow::Next) => cpu.rip = cpu.next_rip,
+        Ok(Flow::Jump) | Err(_) => {}
+        Ok(Flow::Halt) => {
+            cpu.rip = cpu.next_rip;
+            cpu.halted = true;
+        }
+    }
+    LEAVE
+}
+
+/// The specialised handler of an instruction, with its operation's fields filled in; `None` if it has
+/// only the general form.
+pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    let _ = (cpu, i, op);
+    None
+}

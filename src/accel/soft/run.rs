@@ -1,0 +1,184 @@
+//! The loop that executes guest code: events, blocks, faults.
+
+use std::sync::atomic::Ordering;
+
+use super::abort::{AbortReason, Exception, vector};
+use super::flags::rflags;
+use super::op::{Next, Op};
+use super::state::{Cpu, pending, seg};
+use super::system;
+use crate::devices::irqchip::lapic::{EVENT_INIT, EVENT_NMI, EVENT_SIPI};
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// A kick.
+    Kicked,
+    /// The CPU is halted, and nothing is there to wake it.
+    Halted,
+    /// An access for the caller, or the end of the run.
+    Abort(AbortReason),
+}
+
+impl Cpu {
+    /// Executes guest code until the caller is needed.
+    pub fn execute(&mut self) -> Stop {
+        loop {
+            if let Some(stop) = self.look_around() {
+                return stop;
+            }
+            if self.must_step() {
+                self.step_with_trap();
+            } else {
+                match self.block() {
+                    Ok(Some(op)) => self.run_from(op),
+                    Ok(None) => self.step_with_trap(),
+                    Err(_) => {}
+                }
+            }
+            if self.abort != AbortReason::None
+                && let Some(stop) = self.settle()
+            {
+                return stop;
+            }
+        }
+    }
+
+    /// What is due between two blocks.
+    fn look_around(&mut self) -> Option<Stop> {
+        if self.pending.load(Ordering::Relaxed) != 0 {
+            let events = self.pending.swap(0, Ordering::AcqRel);
+            if events & pending::INTERRUPT != 0 {
+                self.interrupt_waiting = true;
+            }
+            if events & pending::KICK != 0 {
+                return Some(Stop::Kicked);
+            }
+        }
+        // An instruction that is being answered comes first, it has happened in part.
+        if self.interrupt_waiting && self.replay.is_empty() && !self.interrupt_shadow {
+            self.take_interrupt();
+            if let Some(stop) = self.settle() {
+                return Some(stop);
+            }
+        }
+        (self.halted || self.waits_for_sipi).then_some(Stop::Halted)
+    }
+
+    /// Delivers what the interrupt controllers have for this CPU, if it may be delivered now.
+    fn take_interrupt(&mut self) {
+        let events = self.lapic.events();
+        if events & (EVENT_INIT | EVENT_SIPI) != 0 {
+            self.take_startup();
+        }
+        if self.waits_for_sipi {
+            self.interrupt_waiting = false;
+            return;
+        }
+        if events & EVENT_NMI != 0 && !self.system.nmi_blocked && self.lapic.take_nmi() {
+            self.halted = false;
+            // The only error is a triple fault, which stays in `abort`.
+            let _ = system::deliver_nmi(self);
+            return;
+        }
+        if self.rflags_rest & rflags::IF == 0 {
+            return;
+        }
+        let vector = if self.lapic.has_interrupt() {
+            self.lapic.acknowledge()
+        } else if self.id == 0 && self.interrupts.extint_pending() && self.lapic.accepts_extint() {
+            self.lapic.extint_taken();
+            self.interrupts.extint_acknowledge()
+        } else {
+            self.interrupt_waiting = events & EVENT_NMI != 0;
+            return;
+        };
+        if let Some(vector) = vector {
+            self.halted = false;
+            let _ = system::deliver_interrupt(self, vector);
+        }
+    }
+
+    /// INIT and the start-up IPI (Intel SDM vol. 3, 9.4).
+    fn take_startup(&mut self) {
+        if self.lapic.take_init() {
+            self.lapic.init();
+            self.reset_by_init();
+            self.waits_for_sipi = true;
+        }
+        if let Some(vector) = self.lapic.take_sipi()
+            && self.waits_for_sipi
+        {
+            let cs = &mut self.seg[seg::CS];
+            cs.selector = u16::from(vector) << 8;
+            cs.base = u64::from(vector) << 12;
+            self.rip = 0;
+            self.waits_for_sipi = false;
+            self.halted = false;
+        }
+    }
+
+    /// Whether the next instruction is to be executed on its own.
+    fn must_step(&mut self) -> bool {
+        if !self.replay.is_empty() || self.rflags_rest & rflags::TF != 0 {
+            return true;
+        }
+        // The shadow matters only to an interrupt that waits.
+        let shadow = self.interrupt_shadow;
+        self.interrupt_shadow = false;
+        if shadow && self.interrupt_waiting {
+            self.interrupt_shadow = true;
+            return true;
+        }
+        self.dr[7] & 0xff != 0
+    }
+
+    /// One instruction, and the single-step trap after it.
+    fn step_with_trap(&mut self) {
+        let trapping = self.rflags_rest & rflags::TF != 0;
+        if self.step().is_ok() && trapping {
+            self.dr[6] |= 1 << 14;
+            self.abort = AbortReason::Exception(Exception { vector: vector::DB, error_code: None });
+        }
+    }
+
+    /// The seam to a translator: executes decoded blocks from operation `op` on until something is due.
+    fn run_from(&mut self, op: u32) {
+        let from = std::mem::replace(&mut self.link_from, std::ptr::null());
+        if !from.is_null() {
+            // SAFETY: an operation of the cache, which has not been cleared since it was executed:
+            // `decode_block` resets `link_from` when it clears.
+            let from: &Op = unsafe { &*from };
+            if self.page_base.wrapping_add(from.target()) == self.rip {
+                from.link.set(op);
+            }
+        }
+        let mut next: Next = self.cache.ops.as_ptr().wrapping_add(op as usize);
+        while !next.is_null() {
+            // SAFETY: handlers give pointers to operations of the cache or null. The cache's vector never
+            // moves, and it is changed only while no handler runs.
+            let op = unsafe { &*next };
+            next = op.handler.get()(self, op);
+        }
+    }
+
+    /// Deals with an abort: delivers an exception, or gives what the caller has to do.
+    fn settle(&mut self) -> Option<Stop> {
+        match std::mem::take(&mut self.abort) {
+            AbortReason::None => None,
+            AbortReason::Exception(exception) => {
+                self.replay.clear();
+                self.halted = false;
+                match system::deliver_exception(self, exception) {
+                    Ok(()) => None,
+                    Err(_) => Some(Stop::Abort(std::mem::take(&mut self.abort))),
+                }
+            }
+            AbortReason::Retry => {
+                self.step_with_trap();
+                self.settle()
+            }
+            reason => Some(Stop::Abort(reason)),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The flags of `vm-accel run`, and how they become a configuration.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::config::{self, ConfigError, Origin, Settings, ValueError, VmConfig};
+
+/// The flags of `run`. Values are checked by [`RunArgs::config`], so that a flag and the file's key of
+/// the same name follow the same rules and give the same errors.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// A configuration (ends in .toml) or a kernel; without either, the built-in guest runs
+    #[arg(value_name = "CONFIG.toml|KERNEL")]
+    pub file: Option<PathBuf>,
+    /// Kernel: bzImage, vmlinux, Multiboot or other ELF, or flat binary
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line [default for Linux: console=ttyS0 panic=-1]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// RAM: 512M, 2G, 2GiB, or a plain number of MiB [default: 512M]
+    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory: Option<String>,
+    /// Number of CPUs, 1 to 255 [default: 1]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    pub cpus: Option<String>,
+    /// Backend: auto, kvm, hvf, whpx, vz or soft [default: auto]
+    #[arg(long, value_name = "BACKEND")]
+    pub accel: Option<String>,
+    /// Start a flat binary there, in real or long mode [default: real below 1 MiB]
+    #[arg(long, value_name = "ADDR[:real|:long]")]
+    pub flat: Option<String>,
+    /// A Multiboot module; may be repeated
+    #[arg(long = "module", value_name = "PATH[,CMDLINE]")]
+    pub modules: Vec<String>,
+    /// COM1, repeated COM2 to COM4: stdio, null, file:PATH or none [default: stdio]
+    #[arg(long, value_name = "BACKEND")]
+    pub serial: Vec<String>,
+    /// End the run with status 124 after 30s, 500ms, 2m, or plain seconds
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub timeout: Option<String>,
+    /// Boot a bzImage as it is; do not decompress it on the host
+    #[arg(long)]
+    pub no_decompress: bool,
+    /// Decompress a bzImage on the host, whatever the configuration says
+    #[arg(long, overrides_with = "no_decompress", hide = true)]
+    pub decompress: bool,
+    /// Status of debug exit value V: V (raw) or 2V+1 (qemu) [default: raw]
+    #[arg(long, value_name = "MEANING")]
+    pub debug_exit: Option<String>,
+}
+
+impl RunArgs {
+    /// The configuration: the file's settings, if there is one, with the flags' over them.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a value cannot be.
+    pub fn config(&self) -> Result<VmConfig, ConfigError> {
+        let mut flags = self.flags()?;
+        match &self.file {
+            Some(file) if is_config(file) => Settings::from_file(file)?.overridden_by(flags).into_config(),
+            Some(kernel) => {
+                if let Some(other) = &self.kernel {
+                    return Err(ConfigError::Conflict(ValueError::new(
+                        format!("two kernels are given, {} and {}", kernel.display(), other.display()),
+                        "Leave one of them out",
+                    )));
+                }
+                flags.kernel = Some(kernel.clone());
+                flags.into_config()
+            }
+            None => flags.into_config(),
+        }
+    }
+
+    fn flags(&self) -> Result<Settings, ConfigError> {
+        Ok(Settings {
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            cmdline: self.cmdline.clone(),
+            modules: all("--module", &self.modules, config::parse_module)?,
+            flat: one("--flat", self.flat.as_deref(), config::parse_flat)?,
+            decompress: match (self.decompress, self.no_decompress) {
+                (true, _) => Some(true),
+                (false, true) => Some(false),
+                (false, false) => None,
+            },
+            memory: one("--memory", self.memory.as_deref(), config::parse_memory)?,
+            cpus: one("--cpus", self.cpus.as_deref(), config::parse_cpus)?,
+            accel: one("--accel", self.accel.as_deref(), config::parse_accel)?,
+            serial: all("--serial", &self.serial, config::parse_serial)?,
+            timeout: one("--timeout", self.timeout.as_deref(), config::parse_timeout)?,
+            debug_exit: one("--debug-exit", self.debug_exit.as_deref(), config::parse_debug_exit)?,
+        })
+    }
+}
+
+fn is_config(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"))
+}
+
+/// A flag's value, where it is given.
+fn one<T>(
+    flag: &'static str,
+    value: Option<&str>,
+    parse: fn(&str) -> Result<T, ValueError>,
+) -> Result<Option<T>, ConfigError> {
+    value
+        .map(|text| {
+            parse(text).map_err(|problem| ConfigError::Invalid {
+                origin: Box::new(Origin::Flag { flag, value: text.to_owned() }),
+                problem,
+            })
+        })
+        .transpose()
+}
+
+/// A repeated flag's values, where there are any.
+fn all<T>(
+    flag: &'static str,
+    values: &[String],
+    parse: fn(&str) -> Result<T, ValueError>,
+) -> Result<Option<Vec<T>>, ConfigError> {
+    let mut parsed = Vec::with_capacity(values.len());
+    for value in values {
+        parsed.extend(one(flag, Some(value), parse)?);
+    }
+    Ok((!parsed.is_empty()).then_some(parsed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, Command};
+    use super::*;
+    use crate::config::{KernelSource, SerialBackend};
+    use clap::Parser;
+
+    fn run(args: &[&str]) -> Result<VmConfig, String> {
+        let args = ["vm-accel", "run"].iter().chain(args);
+        match Cli::try_parse_from(args).map_err(|error| error.to_string())?.command {
+            Command::Run(args) => args.config().map_err(|error| error.to_string()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn flags_make_a_configuration() {
+        let config = run(&[
+            "bzImage",
+            "-m1G",
+            "-c",
+            "4",
+            "--initrd",
+            "i",
+            "--cmdline",
+            "-- --x",
+            "--no-decompress",
+            "--module",
+            "m,x",
+            "--serial",
+            "null",
+            "--serial",
+            "stdio",
+            "--timeout",
+            "2m",
+        ])
+        .unwrap();
+        assert_eq!(config.kernel, KernelSource::File("bzImage".into()));
+        assert_eq!((config.memory, config.cpus, config.decompress), (1 << 30, 4, false));
+        assert_eq!(config.cmdline.as_deref(), Some("-- --x"));
+        assert_eq!(config.serial, [Some(SerialBackend::Null), Some(SerialBackend::Stdio), None, None]);
+        assert_eq!(run(&[]).unwrap(), VmConfig::default());
+    }
+
+    #[test]
+    fn a_toml_file_is_a_configuration_and_flags_override_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vm.toml");
+        std::fs::write(&file, "kernel = 'k'\nmemory = '1G'\ncpus = 2\ndecompress = false").unwrap();
+        let file = file.to_str().unwrap();
+        let config = run(&[file, "--cpus", "3", "--decompress"]).unwrap();
+        assert_eq!(config.kernel, KernelSource::File(folder.path().join("k")));
+        assert_eq!((config.memory, config.cpus, config.decompress), (1 << 30, 3, true));
+        let config = run(&[file, "--kernel", "other"]).unwrap();
+        assert_eq!(config.kernel, KernelSource::File("other".into()));
+    }
+
+    #[test]
+    fn wrong_values_name_flag_value_and_remedy_on_one_line() {
+        for (args, words) in [
+            (&["-c", "0"][..], "`--cpus 0`: a machine needs a CPU. Write"),
+            (&["-c", "2000"], "`--cpus 2000`: a machine can have 255"),
+            (&["-c", "-1"], "`--cpus -1`"),
+            (&["-m", "0"], "`--memory 0`"),
+            (&["-m", "a\nb"], "`--memory a\\nb`"),
+            (&["--timeout", "soon"], "`--timeout soon`"),
+            (&["--accel", "xen"], "`--accel xen`"),
+            (&["k", "--kernel", "l"], "two kernels"),
+            (&["nowhere.toml"], "cannot read the configuration nowhere.toml"),
+        ] {
+            let message = run(args).unwrap_err();
+            assert!(message.contains(words) && !message.contains('\n'), "{message}");
+        }
+    }
+}

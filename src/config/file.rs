@@ -1,0 +1,310 @@
+//! The TOML file: its keys, and errors that name the line.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Origin, ValueError};
+use super::{SerialBackend, Settings, value};
+
+/// The keys of the file, as they are offered when one is unknown.
+const KEYS: [&str; 12] = [
+    "kernel",
+    "initrd",
+    "cmdline",
+    "modules",
+    "flat",
+    "decompress",
+    "memory",
+    "cpus",
+    "accel",
+    "serial",
+    "timeout",
+    "debug_exit",
+];
+/// The keys of a table in `modules`.
+const MODULE_KEYS: [&str; 2] = ["path", "cmdline"];
+
+/// Parses `text`, the content of the file at `path`.
+pub(super) fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
+    let file = File { text, path, folder: path.parent().unwrap_or(Path::new("")) };
+    let document = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
+        path: path.to_owned(),
+        line: file.line(error.span().unwrap_or_default()),
+        reason: error.message().replace('\n', ", "),
+    })?;
+    let mut settings = Settings::default();
+    for (key, value) in document.get_ref() {
+        let name: &str = key.get_ref();
+        let entry = Entry { file: &file, key: name, value };
+        match name {
+            "kernel" => settings.kernel = Some(entry.path()?),
+            "initrd" => settings.initrd = Some(entry.path()?),
+            "cmdline" => settings.cmdline = Some(entry.string()?.to_owned()),
+            "modules" => {
+                settings.modules =
+                    Some(entry.list().iter().map(Entry::module).collect::<Result<_, ConfigError>>()?);
+            }
+            "flat" => settings.flat = Some(entry.parsed(value::parse_flat)?),
+            "decompress" => settings.decompress = Some(entry.boolean()?),
+            "memory" => settings.memory = Some(entry.parsed(value::parse_memory)?),
+            "cpus" => settings.cpus = Some(entry.parsed(value::parse_cpus)?),
+            "accel" => settings.accel = Some(entry.parsed(value::parse_accel)?),
+            "serial" => {
+                settings.serial =
+                    Some(entry.list().iter().map(Entry::serial).collect::<Result<_, ConfigError>>()?);
+            }
+            "timeout" => settings.timeout = Some(entry.parsed(value::parse_timeout)?),
+            "debug_exit" => settings.debug_exit = Some(entry.parsed(value::parse_debug_exit)?),
+            _ => return Err(file.unknown_key(name, key.span(), &KEYS)),
+        }
+    }
+    Ok(settings)
+}
+
+/// The file, for the errors.
+struct File<'a> {
+    text: &'a str,
+    path: &'a Path,
+    folder: &'a Path,
+}
+
+impl File<'_> {
+    /// The line, from 1, at which `span` starts.
+    fn line(&self, span: Range<usize>) -> usize {
+        let before = self.text.as_bytes().iter().take(span.start);
+        1 + before.filter(|byte| **byte == b'\n').count()
+    }
+
+    fn unknown_key(&self, key: &str, span: Range<usize>, known: &[&str]) -> ConfigError {
+        let nearest = known
+            .iter()
+            .map(|name| (strsim::damerau_levenshtein(key, name), name))
+            .min()
+            .filter(|(distance, name)| *distance <= 1 + name.len() / 3);
+        let remedy = match nearest {
+            Some((_, name)) => format!("did you mean `{name}`?"),
+            None => format!("the keys are {}", known.join(", ")),
+        };
+        ConfigError::UnknownKey {
+            key: key.escape_debug().to_string(),
+            path: self.path.to_owned(),
+            line: self.line(span),
+            remedy,
+        }
+    }
+}
+
+/// A value in the file, with what is needed to say what is wrong with it.
+struct Entry<'a, 'i> {
+    file: &'a File<'a>,
+    key: &'a str,
+    value: &'a Spanned<DeValue<'i>>,
+}
+
+impl<'a, 'i> Entry<'a, 'i> {
+    fn invalid(&self, problem: ValueError) -> ConfigError {
+        let span = self.value.span();
+        let written = self.file.text.get(span.clone()).unwrap_or_default();
+        ConfigError::Invalid {
+            origin: Box::new(Origin::Key {
+                key: self.key.to_owned(),
+                value: written.to_owned(),
+                path: self.file.path.to_owned(),
+                line: self.file.line(span),
+            }),
+            problem,
+        }
+    }
+
+    fn string(&self) -> Result<&str, ConfigError> {
+        self.value
+            .get_ref()
+            .as_str()
+            .ok_or_else(|| self.invalid(ValueError::new("not a string", "Put it in quotes")))
+    }
+
+    fn boolean(&self) -> Result<bool, ConfigError> {
+        self.value.get_ref().as_bool().ok_or_else(|| {
+            self.invalid(ValueError::new("neither true nor false", "Write `true` or `false` without quotes"))
+        })
+    }
+
+    /// A file's path, relative to the configuration file's folder.
+    fn path(&self) -> Result<PathBuf, ConfigError> {
+        match self.string()? {
+            "" => Err(self.invalid(ValueError::new("no file name", "Write a path, or leave the key out"))),
+            path => Ok(self.file.folder.join(path)),
+        }
+    }
+
+    /// A string or a number, read as the flag of the same name reads it.
+    fn parsed<T>(&self, parse: impl Fn(&str) -> Result<T, ValueError>) -> Result<T, ConfigError> {
+        let result = match self.value.get_ref() {
+            DeValue::String(text) => parse(text),
+            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => parse(&number.to_string()),
+                Err(_) => Err(ValueError::new("too large", "Write a smaller number")),
+            },
+            DeValue::Float(number) => parse(number.as_str()),
+            _ => Err(ValueError::new(
+                "neither a string nor a number",
+                "Write it in quotes, as the flag has it",
+            )),
+        };
+        result.map_err(|problem| self.invalid(problem))
+    }
+
+    /// The elements of an array; any other value is an array of itself.
+    fn list(&self) -> Vec<Entry<'a, 'i>> {
+        let entry = |value| Entry { file: self.file, key: self.key, value };
+        match self.value.get_ref() {
+            DeValue::Array(elements) => elements.iter().map(entry).collect(),
+            _ => vec![entry(self.value)],
+        }
+    }
+
+    fn serial(&self) -> Result<Option<SerialBackend>, ConfigError> {
+        Ok(match self.parsed(value::parse_serial)? {
+            Some(SerialBackend::File(path)) => Some(SerialBackend::File(self.file.folder.join(path))),
+            other => other,
+        })
+    }
+
+    /// A module: `"PATH,COMMAND LINE"` or `{ path = "…", cmdline = "…" }`.
+    fn module(&self) -> Result<super::Module, ConfigError> {
+        let DeValue::Table(table) = self.value.get_ref() else {
+            let module = self.parsed(value::parse_module)?;
+            return Ok(super::Module { path: self.file.folder.join(module.path), ..module });
+        };
+        let mut path = None;
+        let mut cmdline = String::new();
+        for (key, value) in table {
+            let name: &str = key.get_ref();
+            let entry = Entry { file: self.file, key: name, value };
+            match name {
+                "path" => path = Some(entry.path()?),
+                "cmdline" => entry.string()?.clone_into(&mut cmdline),
+                _ => return Err(self.file.unknown_key(name, key.span(), &MODULE_KEYS)),
+            }
+        }
+        match path {
+            Some(path) => Ok(super::Module { path, cmdline }),
+            None => Err(self.invalid(ValueError::new("a module without a path", "Add `path = \"FILE\"`"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accel::AccelKind;
+    use crate::config::{DebugExit, Flat, FlatMode, Module};
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn settings(text: &str) -> Settings {
+        parse(text, Path::new("/vms/vm.toml")).unwrap()
+    }
+
+    fn message(text: &str) -> String {
+        let message = parse(text, Path::new("vm.toml")).expect_err(text).to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let settings = settings(
+            r#"
+            kernel = "vmlinuz"
+            initrd = "/abs/initrd"
+            cmdline = "console=ttyS0 quiet"
+            modules = ["m1,with a line", { path = "m2", cmdline = "x" }]
+            flat = 0x7c00
+            decompress = false
+            memory = 256
+            cpus = 2
+            accel = "soft"
+            serial = ["stdio", "file:com2.log", "none", "null"]
+            timeout = 1.5
+            debug_exit = "qemu"
+            "#,
+        );
+        let expected = Settings {
+            kernel: Some("/vms/vmlinuz".into()),
+            initrd: Some("/abs/initrd".into()),
+            cmdline: Some("console=ttyS0 quiet".into()),
+            modules: Some(vec![
+                Module { path: "/vms/m1".into(), cmdline: "with a line".into() },
+                Module { path: "/vms/m2".into(), cmdline: "x".into() },
+            ]),
+            flat: Some(Flat { address: 0x7c00, mode: FlatMode::Real }),
+            decompress: Some(false),
+            memory: Some(256 << 20),
+            cpus: Some(2),
+            accel: Some(AccelKind::Soft),
+            serial: Some(vec![
+                Some(SerialBackend::Stdio),
+                Some(SerialBackend::File("/vms/com2.log".into())),
+                None,
+                Some(SerialBackend::Null),
+            ]),
+            timeout: Some(Duration::from_millis(1500)),
+            debug_exit: Some(DebugExit::Qemu),
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_line_and_the_nearest_key() {
+        assert_eq!(
+            message("cpus = 1\n\nmemroy = \"1G\"\n"),
+            "unknown key `memroy` in vm.toml line 3; did you mean `memory`?"
+        );
+        assert!(message("zebra_crossing = 1").contains("the keys are kernel, initrd"));
+        assert!(message("modules = [{ pth = 'x' }]").contains("did you mean `path`?"));
+        assert!(message("[vm]\ncpus = 1").contains("unknown key `vm` in vm.toml line 1"));
+    }
+
+    #[test]
+    fn a_bad_value_names_key_value_line_and_remedy() {
+        assert_eq!(
+            message("cpus = 1\nmemory = \"0\""),
+            "`memory = \"0\"` in vm.toml line 2: a machine needs 1 MiB of RAM at least. Give it more, such as `512M`"
+        );
+        for (text, word) in [
+            ("cpus = 2000", "`cpus = 2000` in vm.toml line 1"),
+            ("cpus = -1", "`cpus = -1`"),
+            ("cpus = 1.5", "`cpus = 1.5`"),
+            ("cpus = 99999999999999999999", "vm.toml line 1"),
+            ("cmdline = 1", "Put it in quotes"),
+            ("decompress = \"yes\"", "neither true nor false"),
+            ("kernel = \"\"", "no file name"),
+            ("accel = \"xen\"", "`kvm`"),
+            ("serial = [\"stdio\",\n\"tty\"]", "`serial = \"tty\"` in vm.toml line 2"),
+            ("modules = [{ cmdline = \"x\" }]", "Add `path"),
+            ("timeout = true", "neither a string nor a number"),
+            ("memory = \"1\\u0000\"", "not a memory size"),
+        ] {
+            let message = message(text);
+            assert!(message.contains(word), "{message}");
+        }
+    }
+
+    #[test]
+    fn broken_toml_names_the_line() {
+        assert!(message("cpus = 1\nmemory = = 3").contains("vm.toml line 2 is not valid TOML"));
+        assert!(message("cpus = 1\ncpus = 2").contains("line 2"));
+        assert!(message("cpus").contains("not valid TOML"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(memory|cpus|serial|modules|[a-z]{1,9}) ?= ?[\\[{]?[\"']?\\PC{0,12}[\"']?[\\]}]?\\n?") {
+            let _ = parse(&text, Path::new("vm.toml"));
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! What a run is made of: the TOML file and the flags, validated.
+//!
+//! The file and the command line give [`Settings`] each; the command line's override the file's, and
+//! [`Settings::into_config`] checks what is left and fills in the defaults.
+#![forbid(unsafe_code)]
+
+mod error;
+mod file;
+mod value;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::accel::AccelKind;
+use crate::memory;
+pub use error::{ConfigError, Origin, ValueError};
+pub use value::{
+    MAX_CPUS, MAX_MEMORY, MAX_TIMEOUT, MIN_MEMORY, parse_accel, parse_cpus, parse_debug_exit, parse_flat,
+    parse_memory, parse_module, parse_serial, parse_timeout,
+};
+
+/// RAM of a machine that is not told how much, in bytes: enough for a distribution's kernel with its
+/// initramfs.
+pub const DEFAULT_MEMORY: u64 = 512 << 20;
+/// The command line of a Linux kernel that is not given one: its messages go to COM1, and a panic ends
+/// the run at once. The restart itself needs no option: Linux finds the ACPI reset register first.
+pub const DEFAULT_LINUX_CMDLINE: &str = "console=ttyS0 panic=-1";
+
+/// Where the kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelSource {
+    /// The guest that is built into the binary.
+    Builtin,
+    /// A file; its format is found out by its content.
+    File(PathBuf),
+}
+
+/// How a flat binary is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlatMode {
+    /// 16-bit real mode.
+    Real,
+    /// 64-bit long mode, memory identity-mapped.
+    Long,
+}
+
+/// A flat binary's load address, which is also its entry point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flat {
+    /// Guest-physical address.
+    pub address: u64,
+    /// Mode of the boot processor.
+    pub mode: FlatMode,
+}
+
+/// Where a serial port's output goes and its input comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SerialBackend {
+    /// The terminal: stdout and stdin.
+    Stdio,
+    /// A file, output only; replaced if it exists.
+    File(PathBuf),
+    /// Nowhere.
+    Null,
+}
+
+/// A file that a Multiboot kernel gets as a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// The file.
+    pub path: PathBuf,
+    /// The string that goes with it.
+    pub cmdline: String,
+}
+
+/// What a value on the debug exit port means for the exit status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum DebugExit {
+    /// The value is the status.
+    #[default]
+    Raw,
+    /// As QEMU's isa-debug-exit has it: the status is twice the value plus one.
+    Qemu,
+}
+
+/// Everything that a run needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmConfig {
+    /// Kernel.
+    pub kernel: KernelSource,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line; `None` when the user gave none, which is not the same as an empty one.
+    pub cmdline: Option<String>,
+    /// Multiboot modules.
+    pub modules: Vec<Module>,
+    /// Start the kernel as a flat binary.
+    pub flat: Option<Flat>,
+    /// Decompress a bzImage on the host and boot the vmlinux inside.
+    pub decompress: bool,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Backend.
+    pub accel: AccelKind,
+    /// COM1 to COM4; a port that is `None` does not exist.
+    pub serial: [Option<SerialBackend>; 4],
+    /// End the run after this time.
+    pub timeout: Option<Duration>,
+    /// What a value on the debug exit port means.
+    pub debug_exit: DebugExit,
+}
+
+impl Default for VmConfig {
+    fn default() -> Self {
+        Self {
+            kernel: KernelSource::Builtin,
+            initrd: None,
+            cmdline: None,
+            modules: Vec::new(),
+            flat: None,
+            decompress: true,
+            memory: DEFAULT_MEMORY,
+            cpus: 1,
+            accel: AccelKind::Auto,
+            serial: [Some(SerialBackend::Stdio), None, None, None],
+            timeout: None,
+            debug_exit: DebugExit::Raw,
+        }
+    }
+}
+
+impl VmConfig {
+    /// The command line for a Linux kernel: the user's as it is, or [`DEFAULT_LINUX_CMDLINE`].
+    #[must_use]
+    pub fn linux_cmdline(&self) -> &str {
+        self.cmdline.as_deref().unwrap_or(DEFAULT_LINUX_CMDLINE)
+    }
+
+    /// The command line for any other kernel: the user's as it is, or nothing.
+    #[must_use]
+    pub fn plain_cmdline(&self) -> &str {
+        self.cmdline.as_deref().unwrap_or_default()
+    }
+
+    /// Whether a serial port is connected to the terminal.
+    #[must_use]
+    pub fn uses_stdio(&self) -> bool {
+        self.serial.contains(&Some(SerialBackend::Stdio))
+    }
+}
+
+/// What one source says: the TOML file or the command line. `None` leaves it to the other source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Kernel file.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub cmdline: Option<String>,
+    /// Multiboot modules.
+    pub modules: Option<Vec<Module>>,
+    /// Start the kernel as a flat binary.
+    pub flat: Option<Flat>,
+    /// Decompress a bzImage on the host.
+    pub decompress: Option<bool>,
+    /// RAM in bytes.
+    pub memory: Option<u64>,
+    /// Number of vCPUs.
+    pub cpus: Option<u32>,
+    /// Backend.
+    pub accel: Option<AccelKind>,
+    /// COM1 and up.
+    pub serial: Option<Vec<Option<SerialBackend>>>,
+    /// End the run after this time.
+    pub timeout: Option<Duration>,
+    /// What a value on the debug exit port means.
+    pub debug_exit: Option<DebugExit>,
+}
+
+impl Settings {
+    /// Reads the TOML file at `path`. Relative paths in it are relative to the file's folder.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or says something that cannot be.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        file::parse(&text, path)
+    }
+
+    /// These settings with those of `stronger` over them. A list replaces the other whole.
+    #[must_use]
+    pub fn overridden_by(self, stronger: Self) -> Self {
+        Self {
+            kernel: stronger.kernel.or(self.kernel),
+            initrd: stronger.initrd.or(self.initrd),
+            cmdline: stronger.cmdline.or(self.cmdline),
+            modules: stronger.modules.or(self.modules),
+            flat: stronger.flat.or(self.flat),
+            decompress: stronger.decompress.or(self.decompress),
+            memory: stronger.memory.or(self.memory),
+            cpus: stronger.cpus.or(self.cpus),
+            accel: stronger.accel.or(self.accel),
+            serial: stronger.serial.or(self.serial),
+            timeout: stronger.timeout.or(self.timeout),
+            debug_exit: stronger.debug_exit.or(self.debug_exit),
+        }
+    }
+
+    /// The configuration, with the defaults for what is not set.
+    ///
+    /// # Errors
+    /// When settings contradict each other.
+    pub fn into_config(self) -> Result<VmConfig, ConfigError> {
+        let defaults = VmConfig::default();
+        let serial = match self.serial {
+            Some(ports) => serial_ports(ports)?,
+            None => defaults.serial,
+        };
+        let config = VmConfig {
+            kernel: self.kernel.map_or(KernelSource::Builtin, KernelSource::File),
+            initrd: self.initrd,
+            cmdline: self.cmdline,
+            modules: self.modules.unwrap_or_default(),
+            flat: self.flat,
+            decompress: self.decompress.unwrap_or(defaults.decompress),
+            memory: self.memory.unwrap_or(defaults.memory),
+            cpus: self.cpus.unwrap_or(defaults.cpus),
+            accel: self.accel.unwrap_or(defaults.accel),
+            serial,
+            timeout: self.timeout,
+            debug_exit: self.debug_exit.unwrap_or(defaults.debug_exit),
+        };
+        check_kernel_options(&config)?;
+        Ok(config)
+    }
+}
+
+/// COM1 to COM4 from a list of up to four.
+fn serial_ports(ports: Vec<Option<SerialBackend>>) -> Result<[Option<SerialBackend>; 4], ConfigError> {
+    let mut serial = [None, None, None, None];
+    if ports.len() > serial.len() {
+        return Err(conflict(
+            format!("`serial` is given {} times, but a machine has COM1 to COM4", ports.len()),
+            "Give it four times at most",
+        ));
+    }
+    for (index, port) in ports.into_iter().enumerate() {
+        if matches!(port, Some(SerialBackend::Stdio | SerialBackend::File(_))) && serial.contains(&port) {
+            return Err(conflict(
+                format!("`serial` connects COM{} to what another port is connected to already", index + 1),
+                "Give each port a file of its own, and `stdio` to one port only",
+            ));
+        }
+        if let Some(slot) = serial.get_mut(index) {
+            *slot = port;
+        }
+    }
+    Ok(serial)
+}
+
+/// Checks what depends on the kernel.
+fn check_kernel_options(config: &VmConfig) -> Result<(), ConfigError> {
+    const NAME_A_KERNEL: &str = "Name a kernel: `vm-accel run KERNEL`, or the key `kernel`";
+    if config.kernel == KernelSource::Builtin {
+        for (given, name) in [
+            (config.initrd.is_some(), "initrd"),
+            (!config.modules.is_empty(), "module"),
+            (config.flat.is_some(), "flat"),
+            (config.cmdline.is_some(), "cmdline"),
+        ] {
+            if given {
+                return Err(conflict(format!("`{name}` is given without a kernel"), NAME_A_KERNEL));
+            }
+        }
+    }
+    let Some(flat) = config.flat else { return Ok(()) };
+    for (given, name) in [
+        (config.initrd.is_some(), "initrd"),
+        (!config.modules.is_empty(), "module"),
+        (config.cmdline.is_some(), "cmdline"),
+    ] {
+        if given {
+            return Err(conflict(
+                format!(
+                    "`{name}` and `flat` are both given, but a flat binary has no protocol to receive it"
+                ),
+                format!("Leave out one of `{name}` and `flat`"),
+            ));
+        }
+    }
+    let in_ram = memory::layout(config.memory)
+        .iter()
+        .any(|(gpa, bytes)| flat.address.checked_sub(*gpa).is_some_and(|offset| offset < *bytes));
+    if in_ram {
+        Ok(())
+    } else {
+        Err(conflict(
+            format!("`flat` at {:#x} is outside the {} MiB of RAM", flat.address, config.memory >> 20),
+            "Write a lower address, or give the machine more `memory`",
+        ))
+    }
+}
+
+fn conflict(reason: impl Into<String>, remedy: impl Into<String>) -> ConfigError {
+    ConfigError::Conflict(ValueError::new(reason, remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_given_means_the_builtin_guest_with_defaults() {
+        assert_eq!(Settings::default().into_config().unwrap(), VmConfig::default());
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let file = Settings { memory: Some(1 << 30), cpus: Some(2), ..Settings::default() };
+        let flags =
+            Settings { cpus: Some(4), serial: Some(vec![Some(SerialBackend::Null)]), ..Settings::default() };
+        let config = file.overridden_by(flags).into_config().unwrap();
+        assert_eq!((config.memory, config.cpus), (1 << 30, 4));
+        assert_eq!(config.serial, [Some(SerialBackend::Null), None, None, None]);
+    }
+
+    #[test]
+    fn the_users_cmdline_is_kept_whole() {
+        let mut config = VmConfig::default();
+        assert_eq!((config.linux_cmdline(), config.plain_cmdline()), (DEFAULT_LINUX_CMDLINE, ""));
+        config.cmdline = Some(String::new());
+        assert_eq!((config.linux_cmdline(), config.plain_cmdline()), ("", ""));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let kernel = || Settings { kernel: Some("k".into()), ..Settings::default() };
+        let flat = |address| Some(Flat { address, mode: FlatMode::Long });
+        let stdio = Some(SerialBackend::Stdio);
+        for (settings, word) in [
+            (Settings { initrd: Some("i".into()), ..Settings::default() }, "`initrd`"),
+            (Settings { cmdline: Some("c".into()), ..Settings::default() }, "`cmdline`"),
+            (Settings { flat: flat(0x7c00), ..Settings::default() }, "`flat`"),
+            (Settings { flat: flat(DEFAULT_MEMORY), ..kernel() }, "outside the 512 MiB"),
+            (Settings { flat: flat(memory::MMIO_HOLE_START), memory: Some(8 << 30), ..kernel() }, "outside"),
+            (Settings { flat: flat(0x7c00), cmdline: Some("c".into()), ..kernel() }, "`cmdline`"),
+            (Settings { serial: Some(vec![stdio.clone(), stdio]), ..kernel() }, "COM2"),
+            (Settings { serial: Some(vec![None; 5]), ..kernel() }, "5 times"),
+        ] {
+            let message = settings.into_config().unwrap_err().to_string();
+            assert!(message.contains(word) && !message.contains('\n'), "{message}");
+        }
+        assert!(Settings { flat: flat(5 << 30), memory: Some(8 << 30), ..kernel() }.into_config().is_ok());
+    }
+}

@@ -1,0 +1,18 @@
+//! The host's terminal: raw mode and its way back, signals, the escape key, stdin and stdout.
+//!
+//! How it is used by the thread that owns the machine: make a [`Doorbell`] and [`Signals`]; enter
+//! [`RawMode`] if a serial port is on stdio; start a [`StdinPump`] and make a [`GuestOutput`]; then
+//! sleep in [`Doorbell::wait`] with the earliest deadline, and after every wake-up ask
+//! [`GuestOutput::flush_if_due`] and [`Signals::pending`]. Everything else rings the bell.
+
+mod escape;
+mod input;
+mod output;
+
+#[cfg(unix)]
+#[path = "unix/mod.rs"]
+mod platform;
+
+pub use input::{RoomBell, StdinPump};
+pub use output::{GuestOutput, OutputError, Sink, Waker};
+pub use platform::{Doorbell, Input, OutputFile, RawMode, Signals};

@@ -1,0 +1,49 @@
+//! The terminal of a POSIX host.
+
+mod doorbell;
+mod output_file;
+mod signals;
+mod stdin;
+mod terminal;
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+pub use doorbell::Doorbell;
+pub use output_file::OutputFile;
+pub use signals::Signals;
+pub(super) use stdin::Got;
+pub use stdin::Input;
+pub use terminal::RawMode;
+
+/// Waits until one of `fds` is ready; `None` waits for ever. An interruption by a signal counts as a
+/// wake-up with nothing ready.
+fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
+    let milliseconds = match timeout {
+        None => -1,
+        // Rounded up, so that a deadline is over when the wait is.
+        Some(timeout) => i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX),
+    };
+    let count = libc::nfds_t::try_from(fds.len()).unwrap_or_default();
+    // SAFETY: `fds` is valid for reads and writes of `count` elements.
+    if unsafe { libc::poll(fds.as_mut_ptr(), count, milliseconds) } < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() == io::ErrorKind::Interrupted {
+            for fd in fds {
+                fd.revents = 0;
+            }
+            return Ok(());
+        }
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Whether this process may use the terminal `fd`: it is in the foreground, or `fd` is a terminal that no
+/// shell controls. Async-signal-safe.
+fn in_foreground(fd: RawFd) -> bool {
+    // SAFETY: neither call touches memory.
+    let (foreground, own) = unsafe { (libc::tcgetpgrp(fd), libc::getpgrp()) };
+    foreground < 0 || foreground == own
+}

@@ -1,0 +1,263 @@
+//! What a kernel file is and how it would be booted, without booting it.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::bzimage::BzImage;
+use super::elf::{Class, Elf, Load};
+use super::error::LoadError;
+use super::image::KernelImage;
+use super::multiboot::Multiboot;
+use super::{ElfBoot, Format, pvh, refuse_multiboot2, width};
+
+/// The most bytes that a payload is decompressed to for a look inside.
+const OUTPUT_MAX: u64 = 1 << 30;
+/// What stands before the version in every Linux kernel.
+const BANNER: &[u8] = b"Linux version ";
+const BANNER_MAX: usize = 256;
+const PIECE: usize = 1 << 20;
+
+/// What is known of a kernel file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Inspection {
+    /// The file.
+    pub file: String,
+    /// Its length in bytes.
+    pub file_bytes: u64,
+    /// The format: "bzImage", "ELF64", "ELF32" or "Multiboot".
+    pub format: Option<&'static str>,
+    /// The kernel's version string.
+    pub version: Option<String>,
+    /// Linux's boot protocol, "2.15".
+    pub boot_protocol: Option<String>,
+    /// How a bzImage's payload is compressed.
+    pub compression: Option<String>,
+    /// The entry points, the one that is used first.
+    pub entry_points: Vec<EntryPoint>,
+    /// What is loaded where.
+    pub segments: Vec<SegmentInfo>,
+    /// The longest command line in bytes, where the kernel tells.
+    pub cmdline_limit: Option<usize>,
+    /// How it would be booted.
+    pub boots_as: Option<String>,
+    /// What is wrong with it, or keeps it from the fastest way to boot.
+    pub problem: Option<String>,
+}
+
+/// An entry point of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EntryPoint {
+    /// The protocol that uses it.
+    pub protocol: String,
+    /// Guest-physical address.
+    pub gpa: u64,
+}
+
+/// A part of a kernel in guest memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SegmentInfo {
+    /// Guest-physical address.
+    pub gpa: u64,
+    /// Bytes that the file has.
+    pub file_bytes: u64,
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+}
+
+/// Tells what a kernel file is. A file that can be read and is no kernel is told as that.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn inspect(path: &Path) -> Result<Inspection, LoadError> {
+    inspect_image(&KernelImage::open(path)?)
+}
+
+/// Tells what a kernel is, be it a file or built in.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn inspect_image(image: &KernelImage) -> Result<Inspection, LoadError> {
+    let mut inspection = Inspection {
+        file: image.name().to_owned(),
+        file_bytes: image.len(),
+        format: None,
+        version: None,
+        boot_protocol: None,
+        compression: None,
+        entry_points: Vec::new(),
+        segments: Vec::new(),
+        cmdline_limit: None,
+        boots_as: None,
+        problem: None,
+    };
+    let looked = match Format::of(image) {
+        Ok(Format::Elf(elf, header)) => inspection.elf(image, &elf, header.as_ref()),
+        Ok(Format::BzImage(bzimage)) => inspection.bzimage(image, &bzimage),
+        Ok(Format::Multiboot(header)) => {
+            inspection.format = Some("Multiboot");
+            Multiboot::new(image, &header, None).map(|multiboot| {
+                inspection.entry("Multiboot", multiboot.entry.into());
+                inspection.segments(&multiboot.loads);
+                inspection.boots_as = Some("Multiboot by its address fields".to_owned());
+            })
+        }
+        Err(e) => Err(e),
+    };
+    match looked {
+        Err(e @ (LoadError::Open { .. } | LoadError::Read { .. })) => return Err(e),
+        Err(e) => inspection.problem = Some(e.to_string()),
+        Ok(()) => {}
+    }
+    Ok(inspection)
+}
+
+impl Inspection {
+    fn elf(
+        &mut self,
+        image: &KernelImage,
+        elf: &Elf,
+        header: Option<&super::Header>,
+    ) -> Result<(), LoadError> {
+        self.format = Some(match elf.class {
+            Class::Elf32 => "ELF32",
+            Class::Elf64 => "ELF64",
+        });
+        self.segments(&elf.loads);
+        self.version = banner(image)?;
+        let pvh = elf.find_note(image, pvh::entry)?;
+        let boot = ElfBoot::choose(image, elf, header, pvh)?;
+        refuse_multiboot2(image, &boot)?;
+        let entry_words = width(elf.class).to_string();
+        let multiboot = match header {
+            Some(header) => Multiboot::new(image, header, Some(elf)).ok(),
+            None => None,
+        };
+        self.boots_as = Some(match &boot {
+            ElfBoot::Pvh(entry) => {
+                self.entry("PVH", (*entry).into());
+                "ELF through its PVH note".to_owned()
+            }
+            ElfBoot::Multiboot(multiboot) => {
+                self.entry("Multiboot", multiboot.entry.into());
+                "Multiboot ELF".to_owned()
+            }
+            ElfBoot::Linux(_) => {
+                self.entry(&entry_words, elf.entry);
+                format!("ELF through its {entry_words}")
+            }
+        });
+        // The ways that are not taken.
+        match boot {
+            ElfBoot::Pvh(_) => {
+                multiboot.iter().for_each(|multiboot| self.entry("Multiboot", multiboot.entry.into()));
+                self.entry(&entry_words, elf.entry);
+            }
+            ElfBoot::Multiboot(_) => pvh.iter().for_each(|&entry| self.entry("PVH", entry.into())),
+            ElfBoot::Linux(_) => {}
+        }
+        Ok(())
+    }
+
+    fn bzimage(&mut self, image: &KernelImage, bzimage: &BzImage) -> Result<(), LoadError> {
+        self.format = Some("bzImage");
+        self.version.clone_from(&bzimage.version);
+        self.boot_protocol = Some(format!("{}.{:02}", bzimage.protocol >> 8, bzimage.protocol & 0xFF));
+        self.cmdline_limit = Some(bzimage.cmdline_limit);
+        let (entry, width_word) = bzimage.entry();
+        match self.payload(image, bzimage) {
+            Ok(words) => self.boots_as = Some(format!("bzImage, vmlinux inside through its {words}")),
+            Err(e) => {
+                self.boots_as = Some(format!("bzImage through its {width_word}"));
+                self.problem = Some(e.to_string());
+                self.segments.push(SegmentInfo {
+                    gpa: bzimage.load_gpa,
+                    file_bytes: bzimage.kernel_bytes(),
+                    memory_bytes: bzimage.init_bytes,
+                });
+            }
+        }
+        self.entry(&format!("bzImage, {width_word}"), entry);
+        Ok(())
+    }
+
+    /// Looks into a bzImage's payload, and says how the vmlinux is entered.
+    fn payload(&mut self, image: &KernelImage, bzimage: &BzImage) -> Result<String, LoadError> {
+        self.compression = bzimage.compression(image)?.map(|compression| compression.to_string());
+        let vmlinux = bzimage.payload(image, OUTPUT_MAX)?;
+        let elf = vmlinux.elf.clone();
+        let pvh = vmlinux.finish(&format!("the payload of {}", image.name()), None, pvh::entry)?;
+        self.segments(&elf.loads);
+        let entry_words = width(elf.class).to_string();
+        if let Some(pvh) = pvh {
+            self.entry("vmlinux, PVH", pvh.into());
+        }
+        self.entry(&format!("vmlinux, {entry_words}"), elf.entry);
+        Ok(if pvh.is_some() { "PVH note".to_owned() } else { entry_words })
+    }
+
+    fn entry(&mut self, protocol: &str, gpa: u64) {
+        self.entry_points.push(EntryPoint { protocol: protocol.to_owned(), gpa });
+    }
+
+    fn segments(&mut self, loads: &[Load]) {
+        self.segments.extend(loads.iter().map(|load| SegmentInfo {
+            gpa: load.gpa,
+            file_bytes: load.file_bytes,
+            memory_bytes: load.memory_bytes,
+        }));
+    }
+}
+
+/// Looks for Linux's version in an uncompressed kernel.
+fn banner(image: &KernelImage) -> Result<Option<String>, LoadError> {
+    let mut reader = image.reader(0, image.len());
+    let mut window = Vec::new();
+    loop {
+        let before = window.len();
+        let read = reader.by_ref().take(PIECE as u64).read_to_end(&mut window);
+        read.map_err(|source| LoadError::Read { name: image.name().to_owned(), offset: 0, source })?;
+        let ended = window.len() == before;
+        let found = window
+            .windows(BANNER.len() + 1)
+            .position(|bytes| bytes.starts_with(BANNER) && bytes.last().is_some_and(u8::is_ascii_digit));
+        if let Some(at) = found.filter(|at| ended || at + BANNER_MAX <= window.len()) {
+            let text = window.get(at + BANNER.len()..).unwrap_or_default();
+            let text = text.get(..BANNER_MAX).unwrap_or(text);
+            let text = text.split(|&byte| byte == 0 || byte == b'\n').next().unwrap_or_default();
+            return Ok(Some(String::from_utf8_lossy(text).into_owned()));
+        }
+        if ended {
+            return Ok(None);
+        }
+        // The banner may go on in the next piece.
+        window.drain(..found.unwrap_or(window.len().saturating_sub(BANNER.len())));
+    }
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {} ({} bytes)", self.file, self.format.unwrap_or("no kernel"), self.file_bytes)?;
+        let mut line = |key: &str, value: Option<&str>| match value {
+            Some(value) => writeln!(f, "  {key:<14}{value}"),
+            None => Ok(()),
+        };
+        line("version", self.version.as_deref())?;
+        line("boot protocol", self.boot_protocol.as_deref())?;
+        line("compression", self.compression.as_deref())?;
+        line("command line", self.cmdline_limit.map(|limit| format!("at most {limit} bytes")).as_deref())?;
+        line("boots as", self.boots_as.as_deref())?;
+        line("problem", self.problem.as_deref())?;
+        for entry in &self.entry_points {
+            writeln!(f, "  {:<14}{:#012x} {}", "entry", entry.gpa, entry.protocol)?;
+        }
+        for segment in &self.segments {
+            let SegmentInfo { gpa, file_bytes, memory_bytes } = segment;
+            writeln!(f, "  {:<14}{gpa:#012x} {file_bytes:#x} bytes, {memory_bytes:#x} in memory", "segment")?;
+        }
+        Ok(())
+    }
+}

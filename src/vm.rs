@@ -1,1 +1,0 @@
-//! The virtual machine: memory, backend, devices, vCPU threads and the run loop.
