@@ -7,7 +7,6 @@ use crate::accel::soft::flags::rflags::NT;
 use crate::accel::soft::state::{Cpu, cr0, seg};
 use crate::accel::soft::system::delivery::deliver_exception;
 use crate::accel::soft::system::stack::RSP;
-use crate::accel::soft::system::task::check_io;
 
 const OTHER_TSS: u64 = 0x4000;
 const OTHER: u16 = FREE;
@@ -32,12 +31,12 @@ fn io_permissions() {
         (24, 1, false),
         (0xffff, 4, false),
     ] {
-        assert_eq!(check_io(&mut cpu, port, size).is_ok(), allowed, "{port} {size}");
+        assert_eq!(cpu.check_port(port, size).is_ok(), allowed, "{port} {size}");
     }
     cpu.set_rflags(3 << 12);
-    assert!(check_io(&mut cpu, 4, 1).is_ok(), "IOPL 3");
+    assert!(cpu.check_port(4, 1).is_ok(), "IOPL 3");
     let mut cpu = virtual8086(3);
-    assert!(check_io(&mut cpu, 4, 1).is_err(), "virtual-8086 mode asks the bitmap");
+    assert!(cpu.check_port(4, 1).is_err(), "virtual-8086 mode asks the bitmap");
 }
 
 fn with_other_task() -> Cpu {
