@@ -136,7 +136,8 @@ impl Cpu {
     /// One instruction, and the single-step trap after it.
     fn step_with_trap(&mut self) {
         let trapping = self.rflags_rest & rflags::TF != 0;
-        if self.step().is_ok() && trapping {
+        self.system.untraced = false;
+        if self.step().is_ok() && trapping && !self.system.untraced {
             self.dr[6] |= 1 << 14;
             self.abort = AbortReason::Exception(Exception { vector: vector::DB, error_code: None });
         }

@@ -121,6 +121,15 @@ fn combine(first: Class, next: Exception) -> Option<Exception> {
 }
 
 fn deliver(cpu: &mut Cpu, exception: Exception, origin: Origin) -> Exec {
+    // No block is under way that a frame pushed over its code could damage.
+    let stepping = std::mem::replace(&mut cpu.stepping, true);
+    let result = deliver_all(cpu, exception, origin);
+    cpu.stepping = stepping;
+    result
+}
+
+/// Delivers an event, or what its delivery raises.
+fn deliver_all(cpu: &mut Cpu, exception: Exception, origin: Origin) -> Exec {
     let (mut current, mut origin) = (exception, origin);
     loop {
         if origin == Origin::Exception && current.vector == vector::DB {
@@ -147,7 +156,12 @@ fn deliver(cpu: &mut Cpu, exception: Exception, origin: Origin) -> Exec {
 /// The fault of the delivery, which is then the instruction's own.
 pub fn software_interrupt(cpu: &mut Cpu, vector: u8, origin: Origin) -> Exec {
     let return_rip = cpu.next_rip;
-    attempt(cpu, Event { vector, error_code: None, origin, return_rip })
+    attempt(cpu, Event { vector, error_code: None, origin, return_rip })?;
+    cpu.system.untraced = true;
+    if origin == Origin::Icebp {
+        debug_registers::on_debug_exception(cpu);
+    }
+    Ok(())
 }
 
 /// Tries to deliver an event; nothing but memory has changed if it fails.
