@@ -20,13 +20,7 @@ pub fn address(cpu: &Cpu, instruction: &Instruction) -> (usize, u64) {
         Register::GS => seg::GS,
         _ => seg::DS,
     };
-    let memory = (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
-    let offset = memory.and_then(|op| {
-        instruction.try_virtual_address(op, 0, |register, _, _| {
-            Some(if register.is_segment_register() { 0 } else { register_value(cpu, register) })
-        })
-    });
-    (segment, offset.unwrap_or_default())
+    (segment, cpu.effective_address(instruction))
 }
 
 /// The linear address of `size` bytes at a memory operand, `skip` bytes on.
