@@ -14,7 +14,7 @@ impl Cpu {
     ///
     /// # Errors
     /// #GP(0), or what reading the TSS's permission map raises.
-    fn check_port(&mut self, port: u16, size: u8) -> Exec {
+    pub(in crate::accel::soft) fn check_port(&mut self, port: u16, size: u8) -> Exec {
         let iopl = (self.rflags_rest & rflags::IOPL) >> 12;
         let free = match self.mode {
             Mode::Real => true,

@@ -107,7 +107,7 @@ pub struct Live {
 impl Topology {
     /// Bits of an APIC id that number the processors of the package.
     fn shift(self) -> u32 {
-        self.cpus.max(1).next_power_of_two().trailing_zeros()
+        self.cpus.clamp(1, 1 << 16).next_power_of_two().trailing_zeros()
     }
 
     /// The answer to CPUID with `leaf` in EAX and `subleaf` in ECX.
@@ -130,14 +130,14 @@ impl Topology {
                 let mhz = u32::try_from(TSC_HZ / 1_000_000).unwrap_or(0);
                 Leaf { eax: mhz, ebx: mhz, ecx: 100, edx: 0 }
             }
-            0..=MAX_BASIC => Leaf::default(),
+            _ if leaf <= MAX_BASIC => Leaf::default(),
             HYPERVISOR => text_leaf(MAX_HYPERVISOR, [0, 1, 2], KVM),
             0x4000_0001 => Leaf { eax: KVM_FEATURES, ..Leaf::default() },
             0x4000_0010 => {
                 let khz = u32::try_from(TSC_HZ / 1000).unwrap_or(0);
                 Leaf { eax: khz, ebx: khz, ..Leaf::default() }
             }
-            0x4000_0000..=0x4fff_ffff => Leaf::default(),
+            _ if leaf >> 28 == 4 => Leaf::default(),
             0x8000_0000 => Leaf { eax: MAX_EXTENDED, ..Leaf::default() },
             0x8000_0001 => Leaf { eax: 0, ebx: 0, ecx: EXT1_ECX, edx: EXT1_EDX },
             0x8000_0002..=0x8000_0004 => brand(leaf - 0x8000_0002),
@@ -152,7 +152,7 @@ impl Topology {
     }
 
     fn features(self, live: Live) -> Leaf {
-        let logical = self.cpus.max(1).next_power_of_two().min(128);
+        let logical = self.cpus.clamp(1, 128).next_power_of_two();
         Leaf {
             eax: SIGNATURE,
             ebx: (self.apic_id & 0xff) << 24 | logical << 16 | (64 / 8) << 8,

@@ -121,6 +121,15 @@ fn combine(first: Class, next: Exception) -> Option<Exception> {
 }
 
 fn deliver(cpu: &mut Cpu, exception: Exception, origin: Origin) -> Exec {
+    // No block is under way that a frame pushed over its code could damage.
+    let stepping = std::mem::replace(&mut cpu.stepping, true);
+    let result = deliver_all(cpu, exception, origin);
+    cpu.stepping = stepping;
+    result
+}
+
+/// Delivers an event, or what its delivery raises.
+fn deliver_all(cpu: &mut Cpu, exception: Exception, origin: Origin) -> Exec {
     let (mut current, mut origin) = (exception, origin);
     loop {
         if origin == Origin::Exception && current.vector == vector::DB {
@@ -147,7 +156,12 @@ fn deliver(cpu: &mut Cpu, exception: Exception, origin: Origin) -> Exec {
 /// The fault of the delivery, which is then the instruction's own.
 pub fn software_interrupt(cpu: &mut Cpu, vector: u8, origin: Origin) -> Exec {
     let return_rip = cpu.next_rip;
-    attempt(cpu, Event { vector, error_code: None, origin, return_rip })
+    attempt(cpu, Event { vector, error_code: None, origin, return_rip })?;
+    cpu.system.untraced = true;
+    if origin == Origin::Icebp {
+        debug_registers::on_debug_exception(cpu);
+    }
+    Ok(())
 }
 
 /// Tries to deliver an event; nothing but memory has changed if it fails.
@@ -172,7 +186,14 @@ fn flags_image(cpu: &Cpu, event: &Event) -> u64 {
             vector::DB => debug_registers::is_general_detect(cpu),
             _ => true,
         };
-    if fault { flags | rflags::RF } else { flags }
+    if fault {
+        flags | rflags::RF
+    } else if cpu.dr[7] & 0xff == 0 {
+        // Instructions clear it only where breakpoints look at it.
+        flags & !rflags::RF
+    } else {
+        flags
+    }
 }
 
 fn real(cpu: &mut Cpu, event: Event) -> Exec {

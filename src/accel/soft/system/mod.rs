@@ -23,13 +23,16 @@ pub mod task;
 pub mod time;
 pub mod xsave;
 
+#[cfg(test)]
+mod tests;
+
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::abort::{Exec, vector};
 use super::execute::Flow;
 use super::flags::rflags;
 use super::fxsave::SaveKind;
-use super::state::{Cpu, Mode, efer, seg};
+use super::state::{Cpu, efer, seg};
 use cpuid::Topology;
 use delivery::Origin;
 pub use delivery::{deliver_exception, deliver_interrupt, deliver_nmi};
@@ -51,6 +54,11 @@ pub struct System {
     pub msrs: Msrs,
     /// An NMI has been delivered and no IRET executed since.
     pub nmi_blocked: bool,
+    /// The instruction that has just been executed is followed by no single-step trap: it has cleared
+    /// RFLAGS.TF on its way to a handler, or loaded SS.
+    pub untraced: bool,
+    /// Breakpoints that the instruction under way has met, as bits of DR6.
+    pub breakpoints: u64,
     random: Random,
 }
 
@@ -58,7 +66,15 @@ impl System {
     /// The state after RESET.
     #[must_use]
     pub fn new(topology: Topology, clock: Clock) -> Self {
-        Self { clock, topology, msrs: Msrs::default(), nmi_blocked: false, random: Random::default() }
+        Self {
+            clock,
+            topology,
+            msrs: Msrs::default(),
+            nmi_blocked: false,
+            untraced: false,
+            breakpoints: 0,
+            random: Random::default(),
+        }
     }
 }
 
@@ -84,17 +100,6 @@ impl Cpu {
     #[inline]
     pub fn require_cpl0(&mut self) -> Exec {
         if self.cpl == 0 { Ok(()) } else { self.general_protection() }
-    }
-
-    /// Whether I/O instructions need no look at the permission bitmap.
-    #[inline]
-    #[must_use]
-    pub fn io_is_free(&self) -> bool {
-        match self.mode {
-            Mode::Real => true,
-            Mode::Virtual8086 => false,
-            Mode::Protected | Mode::Long => self.cpl <= self.iopl(),
-        }
     }
 
     /// The time-stamp counter.
@@ -252,6 +257,12 @@ fn segment_number(register: Register) -> Option<usize> {
     register.is_segment_register().then(|| register.number())
 }
 
+/// What a load of SS by MOV or POP holds off for one instruction: interrupts and traps.
+fn shadow(cpu: &mut Cpu, index: usize) {
+    cpu.interrupt_shadow |= index == seg::SS;
+    cpu.system.untraced |= index == seg::SS;
+}
+
 /// MOV with a segment, control or debug register.
 fn mov(cpu: &mut Cpu, i: &Instruction) -> Exec {
     let (to, from) = (i.op0_register(), i.op1_register());
@@ -269,7 +280,7 @@ fn mov(cpu: &mut Cpu, i: &Instruction) -> Exec {
         }
         let selector = operand::read(cpu, i, 1, 2)? as u16;
         segments::load(cpu, index, selector)?;
-        cpu.interrupt_shadow |= index == seg::SS;
+        shadow(cpu, index);
         return Ok(());
     }
     if let Some(index) = segment_number(from) {
@@ -290,7 +301,7 @@ fn segment_on_stack(cpu: &mut Cpu, i: &Instruction) -> Exec {
     } else {
         let selector = stack.pop(cpu, size)? as u16;
         segments::load(cpu, index, selector)?;
-        cpu.interrupt_shadow |= index == seg::SS;
+        shadow(cpu, index);
     }
     cpu.gpr[RSP] = stack.pointer;
     Ok(())

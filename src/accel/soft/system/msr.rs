@@ -243,8 +243,7 @@ fn write_efer(cpu: &mut Cpu, value: u64) -> Exec {
 }
 
 fn set_tsc_adjust(cpu: &mut Cpu, value: u64) {
-    cpu.system.msrs.tsc_adjust = value;
-    cpu.tsc_changed();
+    cpu.set_tsc_adjust(value);
     write_system_time(cpu);
 }
 

@@ -66,6 +66,7 @@ pub fn syscall(cpu: &mut Cpu) -> Exec {
     cpu.gpr[R11] = flags & !rflags::RF;
     cpu.rip = cpu.system.msrs.lstar;
     cpu.set_rflags(flags & !cpu.system.msrs.sfmask & !rflags::RF);
+    cpu.system.untraced = cpu.system.msrs.sfmask & rflags::TF != 0;
     let selector = (cpu.system.msrs.star >> 32) as u16;
     enter(cpu, selector & !3, selector.wrapping_add(8), 0, true);
     Ok(())

@@ -1,5 +1,4 @@
-//! The task-state segment: inner stacks, the I/O permission bitmap and task switches
-//! (Intel SDM vol. 3, chapter 8).
+//! The task-state segment: inner stacks and task switches (Intel SDM vol. 3, chapter 8).
 
 #![forbid(unsafe_code)]
 
@@ -65,30 +64,6 @@ pub fn legacy_stack(cpu: &mut Cpu, cpl: u8, ext: u32) -> Exec<(u16, u64)> {
     };
     let selector = read_tss(cpu, segment, 2, ext)? as u16;
     Ok((selector, read_tss(cpu, pointer, size, ext)?))
-}
-
-/// Checks that the program may access `size` bytes of I/O ports from `port` (Intel SDM vol. 1, 19.5.2).
-///
-/// # Errors
-/// #GP(0), or a page fault of reading the bitmap.
-pub fn check_io(cpu: &mut Cpu, port: u16, size: u8) -> Exec {
-    if cpu.io_is_free() {
-        return Ok(());
-    }
-    if cpu.tr.unusable || cpu.tr.type_ & WIDE == 0 || cpu.tr.limit < LIMIT32 {
-        return cpu.general_protection();
-    }
-    let map = system_read(cpu, cpu.tr.base.wrapping_add(0x66), 2)? as u32;
-    let offset = map + u32::from(port) / 8;
-    if offset + 1 > cpu.tr.limit {
-        return cpu.general_protection();
-    }
-    let bits = system_read(cpu, cpu.tr.base.wrapping_add(u64::from(offset)), 2)?;
-    let mask = (1u64 << size.min(8)) - 1;
-    if bits >> (port & 7) & mask != 0 {
-        return cpu.general_protection();
-    }
-    Ok(())
 }
 
 /// What switches tasks.
@@ -161,9 +136,11 @@ fn layout(type_: u8) -> &'static Layout {
 fn read_image(cpu: &mut Cpu, base: u64, type_: u8) -> Exec<Image> {
     let layout = layout(type_);
     let size = layout.step as u8;
-    let mut image = Image::default();
-    image.eip = system_read(cpu, base.wrapping_add(layout.eip), size)?;
-    image.eflags = system_read(cpu, base.wrapping_add(layout.eip + layout.step), size)?;
+    let mut image = Image {
+        eip: system_read(cpu, base.wrapping_add(layout.eip), size)?,
+        eflags: system_read(cpu, base.wrapping_add(layout.eip + layout.step), size)?,
+        ..Image::default()
+    };
     for (i, register) in (2..).zip(image.gpr.iter_mut()) {
         *register = system_read(cpu, base.wrapping_add(layout.eip + i * layout.step), size)?;
         if size == 2 {

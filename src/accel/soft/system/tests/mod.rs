@@ -1,0 +1,8 @@
+//! Tests of the system side: instructions and events on small machines.
+
+mod delivery;
+mod far;
+pub mod machine;
+mod privileged;
+mod segments;
+mod tasks;
