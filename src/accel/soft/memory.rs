@@ -8,6 +8,7 @@ pub use super::mmu::Access;
 use super::mmu::{PAGE_MASK, Want};
 use super::ram::{read_host, write_host};
 use super::state::{Cpu, Mode, seg};
+use super::system::debug_registers::Watched;
 
 /// What an instruction that is executed again has done already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,6 +258,9 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn load_slow<T: Int>(&mut self, la: u64, access: Access) -> Exec<T> {
+        if self.is_watched() && access == Access::Current {
+            self.watch(la, T::BYTES, Watched::Load);
+        }
         let first = 4096 - (la & 0xfff);
         if first >= T::BYTES {
             let gpa = self.translate(la, Want::Read, access)?;
@@ -275,6 +279,9 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn store_slow<T: Int>(&mut self, la: u64, value: T, access: Access) -> Exec {
+        if self.is_watched() && access == Access::Current {
+            self.watch(la, T::BYTES, Watched::Store);
+        }
         let first = 4096 - (la & 0xfff);
         if first >= T::BYTES {
             let gpa = self.translate(la, Want::Write, access)?;
@@ -358,6 +365,7 @@ impl Cpu {
     /// # Errors
     /// `AbortReason::IoIn`.
     pub fn read_port(&mut self, port: u16, size: u8) -> Exec<u32> {
+        self.watch(port.into(), size.into(), Watched::Port);
         match self.replay.take() {
             Some(Answer::Read(value)) => Ok(value as u32),
             Some(Answer::Write) => Ok(u32::MAX),
@@ -373,6 +381,7 @@ impl Cpu {
     /// # Errors
     /// `AbortReason::IoOut`.
     pub fn write_port(&mut self, port: u16, size: u8, value: u32) -> Exec {
+        self.watch(port.into(), size.into(), Watched::Port);
         if self.replay.take().is_some() {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::abort::{AbortReason, Exception, vector};
+use super::abort::AbortReason;
 use super::flags::rflags;
 use super::op::{Next, Op};
 use super::state::{Cpu, pending, seg};
@@ -133,14 +133,14 @@ impl Cpu {
         self.dr[7] & 0xff != 0
     }
 
-    /// One instruction, and the single-step trap after it.
+    /// One instruction, with the debug exceptions before and after it.
     fn step_with_trap(&mut self) {
-        let trapping = self.rflags_rest & rflags::TF != 0;
-        self.system.untraced = false;
-        if self.step().is_ok() && trapping && !self.system.untraced {
-            self.dr[6] |= 1 << 14;
-            self.abort = AbortReason::Exception(Exception { vector: vector::DB, error_code: None });
+        if self.raise_instruction_breakpoint().is_err() {
+            return;
         }
+        let trace = self.start_trace();
+        let result = self.step();
+        self.end_trace(trace, result.is_ok());
     }
 
     /// The seam to a translator: executes decoded blocks from operation `op` on until something is due.
@@ -170,6 +170,7 @@ impl Cpu {
             AbortReason::Exception(exception) => {
                 self.replay.clear();
                 self.halted = false;
+                log::trace!("vCPU {} at {:#x}: {exception:x?}, CR2 {:#x}", self.id, self.rip, self.cr2);
                 match system::deliver_exception(self, exception) {
                     Ok(()) => None,
                     Err(_) => Some(Stop::Abort(std::mem::take(&mut self.abort))),

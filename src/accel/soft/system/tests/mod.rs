@@ -2,7 +2,7 @@
 
 mod delivery;
 mod far;
-mod machine;
+pub mod machine;
 mod privileged;
 mod segments;
 mod tasks;
