@@ -24,7 +24,7 @@ const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP;
 
 /// Whether a block ends with the instruction.
 fn ends_block(i: &Instruction) -> bool {
-    i.flow_control() != FlowControl::Next
+    !matches!(i.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch)
         || matches!(i.mnemonic(), Mnemonic::Sti | Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq)
 }
 
@@ -105,7 +105,7 @@ impl Cpu {
         let mut instruction = Instruction::default();
         let first = self.cache.ops.len();
         let mut offset = start;
-        let mut ended = false;
+        let mut before = Instruction::default();
         for _ in 0..LONGEST {
             if !decoder.can_decode() {
                 break;
@@ -116,40 +116,47 @@ impl Cpu {
             }
             let len = instruction.len() as u64;
             let at = (offset - start) as usize;
-            self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
+            if !(offset > start && self.fuse(&before, &instruction)) {
+                self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
+            }
+            before = instruction;
             offset += len;
             if instruction.is_invalid() || self.ends_after(&instruction) {
-                ended = true;
                 break;
             }
         }
         if offset == start {
             return None;
         }
-        if !ended {
-            let mut end = op_of(&Instruction::default(), offset);
-            end.handler = Cell::new(fast::end_block);
-            end.imm = offset;
-            self.cache.ops.push(end);
-        } else {
-            // What follows a branch that is not taken.
-            let mut end = op_of(&Instruction::default(), offset);
-            end.handler = Cell::new(fast::end_block);
-            end.imm = offset;
-            self.cache.ops.push(end);
-        }
+        // Also behind a branch: it may not be taken.
+        let mut end = op_of(&Instruction::default(), offset);
+        end.handler = Cell::new(fast::end_block);
+        end.imm = offset;
+        self.cache.ops.push(end);
         self.cache.add(key, first as u32, granules(gpa, offset - start), page);
         Some(first as u32)
     }
 
+    /// Joins a conditional jump with the operation before it, where there is a handler for both.
+    fn fuse(&mut self, before: &Instruction, jump: &Instruction) -> bool {
+        if jump.flow_control() != FlowControl::ConditionalBranch || !self.is_long() {
+            return false;
+        }
+        let Some(op) = self.cache.ops.last_mut() else { return false };
+        let Some(handler) = execute::fuse(op, before, jump) else { return false };
+        op.handler = Cell::new(handler);
+        true
+    }
+
     fn ends_after(&self, i: &Instruction) -> bool {
-        ends_block(i) || general(i).1
+        // STI looks for interrupts itself in 64-bit mode.
+        (ends_block(i) || general(i).1) && !(i.mnemonic() == Mnemonic::Sti && self.is_long())
     }
 
     /// Appends the operation of an instruction at `offset` of its page.
     fn emit(&mut self, i: &Instruction, offset: u64, bytes: &[u8]) {
         let mut op = op_of(i, offset);
-        if let Some(handler) = fast::select(self, i, &mut op) {
+        if let Some(handler) = execute::select(self, i, &mut op) {
             op.handler = Cell::new(handler);
         } else {
             let (run, is_system) = general(i);

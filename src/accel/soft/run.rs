@@ -170,6 +170,7 @@ impl Cpu {
             AbortReason::Exception(exception) => {
                 self.replay.clear();
                 self.halted = false;
+                log::trace!("vCPU {} at {:#x}: {exception:x?}, CR2 {:#x}", self.id, self.rip, self.cr2);
                 match system::deliver_exception(self, exception) {
                     Ok(()) => None,
                     Err(_) => Some(Stop::Abort(std::mem::take(&mut self.abort))),

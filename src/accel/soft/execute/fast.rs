@@ -1,29 +1,28 @@
-//! Handlers of decoded operations: leaving and chaining blocks, and the general handler.
+//! Handlers of decoded operations: leaving and chaining blocks, and the general handler. The
+//! specialised ones are in `special`, and `select` chooses among them.
 
 use std::sync::atomic::Ordering;
-
-use iced_x86::Instruction;
 
 use super::Flow;
 use crate::accel::soft::cache::key;
 use crate::accel::soft::mmu::{PAGE_MASK, Want};
-use crate::accel::soft::op::{Handler, Next, Op};
+use crate::accel::soft::op::{Next, Op};
 use crate::accel::soft::state::{Cpu, Mode, seg};
 
 /// Leaves the block; `cpu.rip` is set.
-const LEAVE: Next = std::ptr::null();
+pub(super) const LEAVE: Next = std::ptr::null();
 
 /// The instruction was aborted: it is the one to go on with.
 #[cold]
 #[inline(never)]
-fn aborted(cpu: &mut Cpu, op: &Op) -> Next {
+pub(super) fn aborted(cpu: &mut Cpu, op: &Op) -> Next {
     cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.offset.into()));
     LEAVE
 }
 
 /// Goes on at the operation number `link` of the cache.
 #[inline(always)]
-fn linked(cpu: &Cpu, link: u32) -> Next {
+pub(super) fn linked(cpu: &Cpu, link: u32) -> Next {
     cpu.cache.ops.as_ptr().wrapping_add(link as usize)
 }
 
@@ -55,7 +54,7 @@ pub(super) fn go(cpu: &mut Cpu, rip: u64) -> Next {
 /// Goes on at a target in `op.imm` that has no link yet.
 #[cold]
 #[inline(never)]
-fn unlinked(cpu: &mut Cpu, op: &Op, target: u64) -> Next {
+pub(super) fn unlinked(cpu: &mut Cpu, op: &Op, target: u64) -> Next {
     let rip = cpu.wrap_rip(cpu.page_base.wrapping_add(target));
     if target >= 4096 {
         return go(cpu, rip);
@@ -63,6 +62,16 @@ fn unlinked(cpu: &mut Cpu, op: &Op, target: u64) -> Next {
     cpu.rip = rip;
     cpu.link_from = std::ptr::from_ref(op);
     LEAVE
+}
+
+/// Takes the branch of `op`, whose target is `op.imm`.
+#[inline(always)]
+pub(super) fn branch(cpu: &mut Cpu, op: &Op) -> Next {
+    let link = op.link.get();
+    if link != 0 && cpu.pending.load(Ordering::Relaxed) == 0 {
+        return linked(cpu, link);
+    }
+    unlinked(cpu, op, op.imm)
 }
 
 /// Ends a block that goes on with the instruction at `op.imm`.
@@ -122,9 +131,3 @@ pub fn general_last(cpu: &mut Cpu, op: &Op) -> Next {
     LEAVE
 }
 
-/// The specialised handler of an instruction, with its operation's fields filled in; `None` if it has
-/// only the general form.
-pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
-    let _ = (cpu, i, op);
-    None
-}
