@@ -1,7 +1,7 @@
 //! Guest RAM as the software CPU sees it: host addresses, and which parts hold decoded code.
 
-use std::sync::{Arc, RwLock};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 

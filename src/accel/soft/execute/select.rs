@@ -40,15 +40,42 @@ macro_rules! sized_memory {
 macro_rules! with_operation {
     ($mnemonic:expr, $o:ident => $body:expr) => {
         match $mnemonic {
-            Mnemonic::Add => { type $o = Add; $body }
-            Mnemonic::Or => { type $o = Or; $body }
-            Mnemonic::Adc => { type $o = Adc; $body }
-            Mnemonic::Sbb => { type $o = Sbb; $body }
-            Mnemonic::And => { type $o = And; $body }
-            Mnemonic::Sub => { type $o = Sub; $body }
-            Mnemonic::Xor => { type $o = Xor; $body }
-            Mnemonic::Cmp => { type $o = Cmp; $body }
-            _ => { type $o = Test; $body }
+            Mnemonic::Add => {
+                type $o = Add;
+                $body
+            }
+            Mnemonic::Or => {
+                type $o = Or;
+                $body
+            }
+            Mnemonic::Adc => {
+                type $o = Adc;
+                $body
+            }
+            Mnemonic::Sbb => {
+                type $o = Sbb;
+                $body
+            }
+            Mnemonic::And => {
+                type $o = And;
+                $body
+            }
+            Mnemonic::Sub => {
+                type $o = Sub;
+                $body
+            }
+            Mnemonic::Xor => {
+                type $o = Xor;
+                $body
+            }
+            Mnemonic::Cmp => {
+                type $o = Cmp;
+                $body
+            }
+            _ => {
+                type $o = Test;
+                $body
+            }
         }
     };
 }

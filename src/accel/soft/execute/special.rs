@@ -28,9 +28,8 @@ impl Cpu {
 fn address<const FULL: bool>(cpu: &Cpu, op: &Op) -> u64 {
     let mut address = cpu.slot(op.base).wrapping_add(i64::from(op.disp) as u64);
     if FULL {
-        address = address
-            .wrapping_add(cpu.slot(op.index) << (op.scale & 3))
-            .wrapping_add(cpu.slot(op.scale >> 2));
+        address =
+            address.wrapping_add(cpu.slot(op.index) << (op.scale & 3)).wrapping_add(cpu.slot(op.scale >> 2));
     }
     address
 }

@@ -16,7 +16,8 @@ pub fn is_x87(i: &Instruction) -> bool {
     let features = i.cpuid_features();
     let unit = [CpuidFeature::FPU, CpuidFeature::FPU287, CpuidFeature::FPU387, CpuidFeature::FPU287XL_ONLY];
     // FISTTP came with SSE3; FCMOV and FCOMI with CMOV are features of the FPU, too.
-    matches!(i.mnemonic(), Mnemonic::Fisttp | Mnemonic::Wait) || features.iter().any(|feature| unit.contains(feature))
+    matches!(i.mnemonic(), Mnemonic::Fisttp | Mnemonic::Wait)
+        || features.iter().any(|feature| unit.contains(feature))
 }
 
 /// How many bytes of memory an SSE form reads, and whether they must be aligned.
