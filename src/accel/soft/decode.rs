@@ -82,10 +82,7 @@ impl Cpu {
 
     fn decode_block(&mut self, gpa: u64, key: u64, page: usize) -> Option<u32> {
         if !self.cache.has_room(LONGEST + 2) || self.cache.ops.is_empty() {
-            let mut none = op_of(&Instruction::default(), 0);
-            none.handler = Cell::new(fast::leave_block);
-            self.cache.clear(none);
-            self.link_from = std::ptr::null();
+            self.clear_cache();
         }
         let start = gpa & 0xfff;
         let bytes = (4096 - start).min((LONGEST * LONGEST_INSTRUCTION / 2) as u64);
@@ -184,6 +181,9 @@ impl Cpu {
             && let Some(host) = self.ram.host(gpa & !0xfff, 4096)
         {
             self.tlb.flush_writes_of(host as u64);
+            if !self.is_alone() {
+                self.drop_store_translations_of_others();
+            }
         }
         true
     }
@@ -292,11 +292,32 @@ impl Cpu {
     /// Drops the blocks decoded from `granules` of a page of RAM that has been written to.
     #[cold]
     pub(super) fn invalidate_code(&mut self, page: usize, granules: u64) {
-        let retire = |op: &Op| op.handler.set(fast::leave_block);
-        let left = self.cache.invalidate(page, granules, retire);
+        let left = self.drop_blocks(page, granules);
+        let alone = self.is_alone();
         if let Some(code) = self.ram.code(page) {
-            code.store(left, Ordering::SeqCst);
+            if alone {
+                code.store(left, Ordering::SeqCst);
+            } else {
+                // Every vCPU drops its blocks there.
+                code.fetch_and(!granules, Ordering::SeqCst);
+            }
         }
+        if !alone {
+            self.tell_written(page, granules);
+        }
+    }
+
+    /// Drops this vCPU's blocks; gives the granules of those of the page that are left.
+    pub(super) fn drop_blocks(&mut self, page: usize, granules: u64) -> u64 {
+        self.cache.invalidate(page, granules, |op| op.handler.set(fast::leave_block))
+    }
+
+    /// Forgets all blocks. None may be executing.
+    pub(super) fn clear_cache(&mut self) {
+        let mut none = op_of(&Instruction::default(), 0);
+        none.handler = Cell::new(fast::leave_block);
+        self.cache.clear(none);
+        self.link_from = std::ptr::null();
     }
 }
 

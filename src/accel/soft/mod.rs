@@ -3,6 +3,7 @@
 pub mod abort;
 mod backend;
 pub mod cache;
+pub mod coherence;
 mod decode;
 pub mod execute;
 pub mod flags;

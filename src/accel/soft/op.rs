@@ -5,7 +5,7 @@ use std::cell::Cell;
 use iced_x86::Instruction;
 
 use super::execute::General;
-use super::state::Cpu;
+use super::state::{Cpu, ZERO_SLOT};
 
 /// The operation to go on with, or null to leave the block: then `cpu.rip` is set, and `cpu.abort`
 /// says whether the instruction there was aborted.
@@ -70,6 +70,12 @@ impl Op {
     #[must_use]
     pub fn target(&self) -> u64 {
         self.imm
+    }
+
+    /// Whether the memory operand is in the stack segment: its base is RSP or RBP, and no segment is named.
+    #[must_use]
+    pub fn uses_stack_segment(&self) -> bool {
+        matches!(self.base, 4 | 5) && self.scale >> 2 == ZERO_SLOT
     }
 
     /// The instruction's offset behind its last byte.

@@ -1,10 +1,11 @@
 //! Guest RAM as the software CPU sees it: host addresses, and which parts hold decoded code.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
+use super::coherence::Peer;
 use super::integer::Int;
 use crate::memory::{GuestMemory, PAGE_SIZE};
 
@@ -23,6 +24,8 @@ pub struct Ram {
     regions: Vec<Region>,
     /// A bit for each 64 bytes of a page from which some vCPU has decoded code.
     code: Vec<AtomicU64>,
+    /// The vCPUs that execute from this RAM.
+    pub(super) peers: RwLock<Vec<Arc<Peer>>>,
     /// Keeps the host's mapping alive.
     _memory: GuestMemory,
 }
@@ -69,7 +72,7 @@ impl Ram {
             pages += region.len().div_ceil(PAGE_SIZE);
         }
         let code = (0..pages).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { regions, code, _memory: memory.clone() })
+        Arc::new(Self { regions, code, peers: RwLock::default(), _memory: memory.clone() })
     }
 
     /// The host address of `len` bytes of RAM at `gpa`, if all are RAM.

@@ -23,6 +23,13 @@ pub enum Stop {
 impl Cpu {
     /// Executes guest code until the caller is needed.
     pub fn execute(&mut self) -> Stop {
+        self.unpark();
+        let stop = self.execute_until_stop();
+        self.park();
+        stop
+    }
+
+    fn execute_until_stop(&mut self) -> Stop {
         loop {
             if let Some(stop) = self.look_around() {
                 return stop;
@@ -50,6 +57,9 @@ impl Cpu {
             let events = self.pending.swap(0, Ordering::AcqRel);
             if events & pending::INTERRUPT != 0 {
                 self.interrupt_waiting = true;
+            }
+            if events & pending::CODE != 0 {
+                self.follow_others();
             }
             if events & pending::KICK != 0 {
                 return Some(Stop::Kicked);

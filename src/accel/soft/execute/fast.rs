@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Flow;
+use crate::accel::soft::abort::{AbortReason, Exception, vector};
 use crate::accel::soft::cache::key;
 use crate::accel::soft::mmu::{PAGE_MASK, Want};
 use crate::accel::soft::op::{Next, Op};
@@ -16,6 +17,18 @@ pub(super) const LEAVE: Next = std::ptr::null();
 #[cold]
 #[inline(never)]
 pub(super) fn aborted(cpu: &mut Cpu, op: &Op) -> Next {
+    // A linear access knows no segment: an address in the stack segment that is not canonical is #SS.
+    let not_canonical = Exception { vector: vector::GP, error_code: Some(0) };
+    if cpu.abort == AbortReason::Exception(not_canonical) && op.uses_stack_segment() {
+        cpu.abort = AbortReason::Exception(Exception { vector: vector::SS, error_code: Some(0) });
+    }
+    stopped(cpu, op)
+}
+
+/// As `aborted`, when the fault has nothing to do with a memory operand.
+#[cold]
+#[inline(never)]
+pub(super) fn stopped(cpu: &mut Cpu, op: &Op) -> Next {
     cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.offset.into()));
     LEAVE
 }
@@ -84,12 +97,12 @@ pub fn end_block(cpu: &mut Cpu, op: &Op) -> Next {
 
 /// Leaves a block that is no longer valid.
 pub fn leave_block(cpu: &mut Cpu, op: &Op) -> Next {
-    aborted(cpu, op)
+    stopped(cpu, op)
 }
 
 /// An instruction in its general form.
 pub fn general(cpu: &mut Cpu, op: &Op) -> Next {
-    let Some(detail) = cpu.cache.details.get(op.imm as usize) else { return aborted(cpu, op) };
+    let Some(detail) = cpu.cache.details.get(op.imm as usize) else { return stopped(cpu, op) };
     let (instruction, run) = (detail.instruction, detail.run);
     cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.offset.into()));
     cpu.next_rip = cpu.wrap_rip(cpu.rip.wrapping_add(op.len.into()));
@@ -116,7 +129,7 @@ pub fn general_x87(cpu: &mut Cpu, op: &Op) -> Next {
 /// An instruction in its general form that ends a block, and after which everything is looked at anew
 /// unless it is a mere branch.
 pub fn general_last(cpu: &mut Cpu, op: &Op) -> Next {
-    let Some(detail) = cpu.cache.details.get(op.imm as usize) else { return aborted(cpu, op) };
+    let Some(detail) = cpu.cache.details.get(op.imm as usize) else { return stopped(cpu, op) };
     let (instruction, run) = (detail.instruction, detail.run);
     cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.offset.into()));
     cpu.next_rip = cpu.wrap_rip(cpu.rip.wrapping_add(op.len.into()));

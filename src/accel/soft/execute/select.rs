@@ -227,6 +227,10 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
 
 /// Stack and control instructions of 64-bit mode.
 fn long_mode(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    if i.is_stack_instruction() {
+        // What a fault has to know of the access to the stack.
+        (op.base, op.scale) = (4, ZERO_SLOT << 2);
+    }
     match i.code() {
         Code::Push_r64 => {
             op.a = register_offset(i.op0_register());

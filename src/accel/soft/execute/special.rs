@@ -3,7 +3,7 @@
 //! Fields of an operation: `a` is the first operand's register, `b` the second's, `imm` an immediate
 //! or a branch target, and `base`, `index`, `scale`, `disp` the address.
 
-use super::fast::{LEAVE, aborted, branch, go};
+use super::fast::{LEAVE, aborted, branch, go, stopped};
 use super::{Alu, ShiftKind};
 use crate::accel::soft::flags::{kind, rflags};
 use crate::accel::soft::integer::Int;
@@ -388,7 +388,7 @@ fn is_canonical(address: u64) -> bool {
 #[cold]
 fn bad_target(cpu: &mut Cpu, op: &Op) -> Next {
     let _ = cpu.general_protection::<()>();
-    aborted(cpu, op)
+    stopped(cpu, op)
 }
 
 /// Near RET, releasing `imm` bytes more.
