@@ -20,10 +20,10 @@ const RUNS: usize = 3;
 const BOOTS: [(&str, &str); 2] = [("stock command line", ""), ("cryptomgr.notests=1", "cryptomgr.notests=1")];
 
 /// Shell commands that are timed in the guest, each between two marks on its console. The shell's words
-/// are separated by spaces that the kernel's command line must carry in quotes, so none has a quote.
+/// stand in double quotes on the kernel's command line, so none has one of those.
 const WORK: [(&str, &str); 9] = [
     ("shell loop", "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done"),
-    ("awk loop", "awk BEGIN{for(i=0;i<1000000;i++)s+=i*i}"),
+    ("awk loop", "awk 'BEGIN{for(i=0;i<1000000;i++)s+=i*i}'"),
     ("sha256sum 32 MiB", "dd if=/dev/zero bs=1M count=32 2>/dev/null|sha256sum>/dev/null"),
     ("gzip 8 MiB", "dd if=/bin/busybox bs=1M count=8 2>/dev/null|gzip>/dev/null"),
     ("copy 2 GiB", "dd if=/dev/zero of=/dev/null bs=1M count=2048 2>/dev/null"),
