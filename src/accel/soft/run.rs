@@ -171,6 +171,8 @@ impl Cpu {
             let op = unsafe { &*next };
             next = op.handler.get()(self, op);
         }
+        // No block executes: whoever stores now (the delivery of an event) may store to any code.
+        self.code_page = u64::MAX;
     }
 
     /// Deals with an abort: delivers an exception, or gives what the caller has to do.

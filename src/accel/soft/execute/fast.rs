@@ -143,4 +143,3 @@ pub fn general_last(cpu: &mut Cpu, op: &Op) -> Next {
     }
     LEAVE
 }
-
