@@ -160,7 +160,8 @@ impl Cpu {
             // SAFETY: an operation of the cache, which has not been cleared since it was executed:
             // `decode_block` resets `link_from` when it clears.
             let from: &Op = unsafe { &*from };
-            if self.page_base.wrapping_add(from.target()) == self.rip {
+            // An interrupt may have come between.
+            if self.link_to == (self.rip, self.code_page) {
                 from.link.set(op);
             }
         }

@@ -69,7 +69,7 @@ fn set_page_entry(memory: &GuestMemory, page: u64, value: u64) {
 fn long(memory: &GuestMemory, code: &[u8]) -> Cpu {
     let mut cpu = protected(memory, code);
     for level in 0..3 {
-        let next = TABLES + 0x1000 * (level + 1) | PRESENT | WRITE | USER;
+        let next = (TABLES + 0x1000 * (level + 1)) | PRESENT | WRITE | USER;
         memory.write_obj(next, GuestAddress(TABLES + 0x1000 * level)).unwrap();
     }
     for page in 0..512 {
@@ -169,7 +169,7 @@ fn a_stale_translation_lives_until_it_is_flushed() {
     memory.write_obj(0x11u8, GuestAddress(DATA)).unwrap();
     memory.write_obj(0x22u8, GuestAddress(DATA + 0x1000)).unwrap();
     assert_eq!(cpu.read_u8(DATA, Access::Current), Ok(0x11));
-    set_page_entry(&memory, DATA >> 12, DATA + 0x1000 | PRESENT | WRITE | 0x100);
+    set_page_entry(&memory, DATA >> 12, (DATA + 0x1000) | PRESENT | WRITE | 0x100);
     assert_eq!(cpu.read_u8(DATA, Access::Current), Ok(0x11));
     cpu.cr4 |= cr4::PGE;
     cpu.flush_tlb_nonglobal();
