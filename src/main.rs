@@ -5,11 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use vm_accel::accel::{AccelKind, probe};
-use vm_accel::cli::{self, Command, RunArgs};
+use vm_accel::cli::{self, Command, RunArgs, STATUS_FAILURE};
+use vm_accel::console::say;
 use vm_accel::{loader, vm};
-
-/// The status of vm-accel's own failures.
-const FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
     let cli = match cli::parse() {
@@ -26,9 +24,8 @@ fn main() -> ExitCode {
             .map(|()| 0),
     };
     ExitCode::from(result.unwrap_or_else(|error| {
-        // stderr may be closed; there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "vm-accel: error: {error:#}");
-        FAILURE
+        say(&format!("vm-accel: {error:#}\n"));
+        STATUS_FAILURE
     }))
 }
 
@@ -36,7 +33,7 @@ fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let config = args.config()?;
     let ended = vm::run(&config)?;
     let status = ended.outcome.status(config.debug_exit);
-    let _ = writeln!(std::io::stderr(), "vm-accel: {} ({}, status {status})", ended.outcome, ended.accel);
+    say(&format!("vm-accel: {} ({}, status {status})\n", ended.outcome, ended.accel));
     Ok(status)
 }
 
@@ -53,7 +50,7 @@ fn print_probe(accel: AccelKind, json: bool) -> anyhow::Result<u8> {
         }
     }
     print(&text)?;
-    Ok(if usable { 0 } else { FAILURE })
+    Ok(if usable { 0 } else { STATUS_FAILURE })
 }
 
 fn print_inspection(file: &std::path::Path, json: bool) -> anyhow::Result<u8> {

@@ -28,15 +28,23 @@ pub enum MemoryError {
     },
 }
 
+/// How many of `size` bytes of RAM lie below the hole, and how many above it.
+#[must_use]
+pub fn split(size: u64) -> (u64, u64) {
+    let low = size.min(MMIO_HOLE_START);
+    (low, size - low)
+}
+
 /// The ranges `(gpa, bytes)` of `size` bytes of RAM, in ascending order: from 0, with the hole
 /// at 3 GiB to 4 GiB left out.
 #[must_use]
 pub fn layout(size: u64) -> Vec<(u64, u64)> {
-    if size <= MMIO_HOLE_START {
-        vec![(0, size)]
-    } else {
-        vec![(0, MMIO_HOLE_START), (MMIO_HOLE_END, size - MMIO_HOLE_START)]
+    let (low, high) = split(size);
+    let mut ranges = vec![(0, low)];
+    if high > 0 {
+        ranges.push((MMIO_HOLE_END, high));
     }
+    ranges
 }
 
 /// Allocates `size` bytes of zeroed guest RAM; the host gives pages on first touch.

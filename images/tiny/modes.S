@@ -3,6 +3,7 @@
 # load: kernel
 # status: 0
 # stdout: OK
+# needs: full-kernel
 .include "long.inc"
 
 # As `check`, in 32-bit code, where `failed` is not to be had: ends the run at once.

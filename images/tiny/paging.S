@@ -185,10 +185,14 @@ main:
     mov cr4, rdi
     faults 14, 1, 31, mov al, [rbx]
     faults 14, 3, 32, mov [rbx], al
-    stac
+    pushfq                      # RFLAGS.AC lifts it, as STAC does
+    or qword ptr [rsp], 1 << 18
+    popfq
     mov al, [rbx]
     mov [rbx], al
-    clac
+    pushfq
+    and qword ptr [rsp], ~(1 << 18)
+    popfq
     faults 14, 1, 33, mov al, [rbx]
     call rbx
     btr rdi, 21

@@ -133,21 +133,7 @@ protected:
     mov eax, 0x10
     mov ds, eax
     limit_traps 13, 0, 22, mov byte ptr cs:[0x2000], 1    # code is never writable
-    # LAR, LSL, VERR, VERW.
-    mov eax, 0x18
-    lsl ecx, eax
-    check32 z, 23
-    cmp ecx, 0xfff
-    check32 e, 24
-    mov eax, 0x28
-    verr ax
-    check32 z, 25
-    verw ax
-    check32 nz, 26
-    mov eax, 0x50
-    lar ecx, eax
-    check32 nz, 27
-    # The old stack trick: a far call and return through another selector.
+    # A far call and return.
     lcall 0x08, offset far_function
     cmp ebx, 0xfa4
     check32 e, 28
@@ -202,7 +188,11 @@ trap:
     pop ecx
 1:  mov ss:[error], ecx
     mov esp, 0xf000
-    jmp ss:[resume]
+    xor ecx, ecx
+    xchg ecx, ss:[resume]
+    test ecx, ecx
+    check32 nz, 118             # no trap was expected
+    jmp ecx
 
 .data
 .balign 8
@@ -211,7 +201,7 @@ gdt:
     .quad 0x00cf9b000000ffff    # 08 code, 32-bit
     .quad 0x00cf93000000ffff    # 10 data, 4 GiB
     .quad 0x0040930200000fff    # 18 data at 0x20000, 4 KiB
-    .quad 0x00cf970000000000    # 20 data, expand down, limit 0xfff
+    .quad 0x00c0970000000000    # 20 data, expand down, limit 0xfff
     .quad 0x00cf91000000ffff    # 28 data, read only
     .quad 0x00cf99000000ffff    # 30 code, execute only
     .quad 0x00cf13000000ffff    # 38 data, not present

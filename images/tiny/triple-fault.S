@@ -1,18 +1,13 @@
 # triple-fault: an IDT with no room for any vector, then an exception.
-# load: flat 0x1000 real
+# load: flat 0x100000 long
 # status: 121
 .include "machine.inc"
-.code16
+.code64
 .section .head, "ax"
 .globl start
 start:
-    cli
-    mov ax, cs
-    mov ds, ax
-    call 1f
-1:  pop bx
-    lidt [bx + empty - 1b]
+    lidt [rip + empty]
     ud2
 empty:
     .word 0
-    .long 0
+    .quad 0

@@ -132,18 +132,6 @@ impl Default for VmConfig {
 }
 
 impl VmConfig {
-    /// The command line for a Linux kernel: the user's as it is, or [`DEFAULT_LINUX_CMDLINE`].
-    #[must_use]
-    pub fn linux_cmdline(&self) -> &str {
-        self.cmdline.as_deref().unwrap_or(DEFAULT_LINUX_CMDLINE)
-    }
-
-    /// The command line for any other kernel: the user's as it is, or nothing.
-    #[must_use]
-    pub fn plain_cmdline(&self) -> &str {
-        self.cmdline.as_deref().unwrap_or_default()
-    }
-
     /// Whether a serial port is connected to the terminal.
     #[must_use]
     pub fn uses_stdio(&self) -> bool {
@@ -326,14 +314,6 @@ mod tests {
         let config = file.overridden_by(flags).into_config().unwrap();
         assert_eq!((config.memory, config.cpus), (1 << 30, 4));
         assert_eq!(config.serial, [Some(SerialBackend::Null), None, None, None]);
-    }
-
-    #[test]
-    fn the_users_cmdline_is_kept_whole() {
-        let mut config = VmConfig::default();
-        assert_eq!((config.linux_cmdline(), config.plain_cmdline()), (DEFAULT_LINUX_CMDLINE, ""));
-        config.cmdline = Some(String::new());
-        assert_eq!((config.linux_cmdline(), config.plain_cmdline()), ("", ""));
     }
 
     #[test]

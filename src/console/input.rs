@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::escape::{EscapeFilter, HELP, Key};
 use super::platform::{Doorbell, Got, Input};
+use super::say::say;
 
 /// Typed bytes that are kept for a guest that takes none. A pipe's are left in the pipe instead.
 const TYPED_AHEAD: usize = 1 << 20;
@@ -165,7 +166,7 @@ impl<T: FnMut(&[u8]) -> usize, E: Fn()> Pump<T, E> {
                 Key::Guest(byte) if self.pending.len() < TYPED_AHEAD => self.pending.push(byte),
                 Key::Guest(_) => log::debug!("a typed byte is lost: the guest takes none"),
                 Key::Quit => (self.escaped)(),
-                Key::Help => eprint!("{HELP}"),
+                Key::Help => say(HELP),
                 Key::Nothing => {}
             }
         }

@@ -8,6 +8,7 @@
 mod escape;
 mod input;
 mod output;
+mod say;
 
 #[cfg(unix)]
 #[path = "unix/mod.rs"]
@@ -16,3 +17,4 @@ mod platform;
 pub use input::{RoomBell, StdinPump};
 pub use output::{GuestOutput, OutputError, Sink, Waker};
 pub use platform::{Doorbell, Input, OutputFile, RawMode, Signals};
+pub use say::say;

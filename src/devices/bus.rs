@@ -136,6 +136,12 @@ impl Bus {
         self.slots.iter().map(|slot| (slot.range, slot.name.as_str()))
     }
 
+    /// The devices, one for each range.
+    #[cfg(test)]
+    pub(crate) fn devices(&self) -> impl Iterator<Item = Arc<Mutex<dyn Device>>> {
+        self.slots.iter().map(|slot| Arc::clone(&slot.device))
+    }
+
     /// Reads `data.len()` bytes from `address`. Bytes that no device answers are all-ones.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xFF);

@@ -7,10 +7,12 @@ pub mod debug_console;
 pub mod debug_exit;
 pub mod i8042;
 pub mod irqchip;
+pub mod pc;
 pub mod port_92;
 pub mod post;
 pub mod pvpanic;
 pub mod reset_control;
+pub mod rtc;
 pub mod serial;
 pub mod timer;
 

@@ -31,7 +31,7 @@ impl Clock for HostClock {
 }
 
 /// Called by a device when its earliest deadline changed. The device is locked meanwhile, so the callee
-/// only notifies another thread.
+/// only notifies another thread; a lock that it takes must not be held while `Timers` is asked.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
 /// A device that wants to be called at certain times.

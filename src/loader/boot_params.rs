@@ -89,3 +89,36 @@ pub fn write_zero_page(memory: &GuestMemory, gpa: u64, contents: &Contents<'_>) 
     }
     write(memory, gpa, &page.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::layout::{ZERO_PAGE, memory_map};
+    use crate::loader::testing::{memory, read, read_u32, read_u64};
+
+    #[test]
+    fn the_zero_page_has_everything_at_its_offset() {
+        let memory = memory(2);
+        let contents = Contents {
+            setup_header: &[0xAA; 300],
+            code32_start: 0x10_0000,
+            cmdline: 0x2_0000,
+            initrd: Some((0x12_3000, 77)),
+            rsdp: Some(0xE_0000),
+            map: &memory_map(&memory),
+        };
+        write_zero_page(&memory, ZERO_PAGE, &contents).unwrap();
+        let field = |offset| read_u32(&memory, ZERO_PAGE + offset);
+        assert_eq!(read(&memory, ZERO_PAGE + 0x1F0, 2), [0, 0xAA]);
+        assert_eq!(read(&memory, ZERO_PAGE + 0x28F, 2), [0xAA, 0], "the header ends where it must");
+        assert_eq!(read(&memory, ZERO_PAGE + 0x210, 2), [0xFF, 0x81]);
+        assert_eq!(field(0x214), 0x10_0000);
+        assert_eq!((field(0x218), field(0x21C)), (0x12_3000, 77));
+        assert_eq!(field(0x228), 0x2_0000);
+        assert_eq!(read_u64(&memory, ZERO_PAGE + 0x70), 0xE_0000);
+        assert_eq!(read(&memory, ZERO_PAGE + 0x1E8, 1), [3]);
+        let third = ZERO_PAGE + 0x2D0 + 2 * 20;
+        assert_eq!((read_u64(&memory, third), read_u64(&memory, third + 8)), (0x10_0000, 0x10_0000));
+        assert_eq!(read_u32(&memory, third + 16), 1);
+    }
+}

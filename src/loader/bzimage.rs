@@ -68,9 +68,9 @@ impl BzImage {
         let field = |offset: usize, version_with_it: u16, bytes: usize| {
             let field = head.get(offset..offset + bytes).filter(|_| offset + bytes <= end);
             let protocol = head.get(0x206..0x208).unwrap_or_default();
-            let protocol = protocol.iter().rev().fold(0, |value, &byte| value << 8 | u16::from(byte));
+            let protocol = protocol.iter().rev().fold(0, |value, &byte| (value << 8) | u16::from(byte));
             let bytes = field.filter(|_| protocol >= version_with_it).unwrap_or_default();
-            bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+            bytes.iter().rev().fold(0, |value, &byte| (value << 8) | u64::from(byte))
         };
         let protocol = field(0x206, 0, 2) as u16;
         if protocol < 0x200 || field(0x211, 0x200, 1) as u8 & LOADED_HIGH == 0 {
@@ -189,7 +189,7 @@ impl BzImage {
             Compression::None => (bytes, bytes),
             _ => {
                 let length = image.range(offset + bytes - 4, 4)?;
-                let length = length.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
+                let length = length.iter().rev().fold(0, |value, &byte| (value << 8) | u64::from(byte));
                 let appended = if compression.has_length_appended() { 4 } else { 0 };
                 (bytes - appended, length)
             }
@@ -219,4 +219,169 @@ fn version(image: &KernelImage, offset: u64, setup_bytes: u64) -> Result<Option<
 
 fn malformed(name: &str, reason: &str) -> LoadError {
     LoadError::Malformed { name: name.to_owned(), format: "bzImage", reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::testing::{
+        VMLINUX_ENTRY, VMLINUX_PVH_ENTRY, bzimage, memory, read, read_string, read_u32, registers, request,
+        try_load, vmlinux,
+    };
+    use crate::loader::{LoadRequest, load};
+
+    fn parse(file: Vec<u8>) -> Result<BzImage, LoadError> {
+        let image = KernelImage::builtin(file);
+        BzImage::parse(&image, &image.head(8192).unwrap())
+    }
+
+    fn change(offset: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut file = bzimage(&vmlinux(true));
+        file[offset..offset + bytes.len()].copy_from_slice(bytes);
+        file
+    }
+
+    #[test]
+    fn the_setup_header_is_read() {
+        let bzimage = parse(change(0, &[0])).unwrap();
+        assert_eq!(bzimage.setup_header.len(), 0x268 - 0x1F1);
+        assert_eq!(bzimage.version.as_deref(), Some("9.8.7-test #1"));
+        assert_eq!((bzimage.protocol, bzimage.long), (0x20F, true));
+        assert_eq!((bzimage.load_gpa, bzimage.init_bytes), (VMLINUX_ENTRY, 0x40_0000));
+        assert_eq!((bzimage.initrd_limit, bzimage.cmdline_limit), (0x8000_0000, 2047));
+    }
+
+    #[test]
+    fn fields_that_an_old_protocol_lacks_get_their_defaults() {
+        let bzimage = parse(change(0x206, &[2, 2])).unwrap();
+        assert_eq!((bzimage.long, bzimage.load_gpa), (false, HIGH_RAM));
+        assert_eq!((bzimage.initrd_limit, bzimage.cmdline_limit), (0x3800_0000, 255));
+        assert!(bzimage.payload.is_none());
+        // The header ends before xloadflags, whatever the version says.
+        assert!(!parse(change(0x201, &[0x34])).unwrap().long);
+    }
+
+    #[test]
+    fn damaged_headers_are_refused() {
+        let error = |file: Vec<u8>| parse(file).unwrap_err().to_string();
+        assert!(error(change(0x206, &[0xFF, 1])).contains("older"));
+        assert!(error(change(0x211, &[0])).contains("older"));
+        assert!(error(change(0x1F4, &[0xFF; 4])).contains("should have"));
+        assert!(error(change(0x1F1, &[0xFF])).contains("0 are there"));
+        assert!(error(change(0, &[0])[..0x210].to_vec()).contains("cut off"));
+        assert!(error(change(0, &[0])[..2000].to_vec()).contains("should have"));
+        // A version string outside of the file is none.
+        assert_eq!(parse(change(0x20E, &[0xFF; 2])).unwrap().version, None);
+    }
+
+    #[test]
+    fn a_compressed_kernel_is_started_by_its_64_bit_entry() {
+        let memory = memory(32);
+        let state = load(&LoadRequest { decompress: false, ..request(change(0, &[0]), &memory) }).unwrap();
+        let (regs, special) = registers(&state);
+        assert_eq!(state.protocol, "bzImage through its 64-bit entry");
+        assert_eq!(regs.rip, VMLINUX_ENTRY + 0x200);
+        assert_eq!(read(&memory, regs.rip, 12), b"64-bit entry");
+        assert!(special.cs.l);
+        assert_eq!(read(&memory, regs.rsi + 0x202, 4), b"HdrS");
+        assert_eq!(read(&memory, regs.rsi + 0x210, 1), [0xFF]);
+        assert_eq!(read_string(&memory, read_u32(&memory, regs.rsi + 0x228).into()), "console=ttyS0");
+        // Behind the header there is nothing of the file.
+        assert_eq!(read(&memory, regs.rsi + 0x268, 0x60), [0; 0x60]);
+    }
+
+    #[test]
+    fn a_32_bit_kernel_is_started_by_its_32_bit_entry() {
+        let memory = memory(32);
+        let file = change(0x236, &[0]);
+        let state = load(&LoadRequest { decompress: false, ..request(file, &memory) }).unwrap();
+        let (regs, special) = registers(&state);
+        assert_eq!(read(&memory, regs.rip, 12), b"32-bit entry");
+        assert_eq!((special.cr0, special.cs.db), (0x11, true));
+        assert_eq!((regs.rbp, regs.rdi, regs.rbx), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_uncompressed_payload_is_started_by_its_best_entry() {
+        let state = try_load(bzimage(&vmlinux(true)), 32).unwrap();
+        assert_eq!(state.protocol, "bzImage, vmlinux inside through its PVH note");
+        assert_eq!(state.version.as_deref(), Some("9.8.7-test #1"));
+        assert_eq!(registers(&state).0.rip, u64::from(VMLINUX_PVH_ENTRY));
+        let state = try_load(bzimage(&vmlinux(false)), 32).unwrap();
+        assert_eq!(state.protocol, "bzImage, vmlinux inside through its 64-bit entry");
+        assert_eq!(registers(&state).0.rip, VMLINUX_ENTRY);
+    }
+
+    #[test]
+    fn every_compression_gives_the_same_vmlinux() {
+        let plain = memory(32);
+        load(&request(vmlinux(true), &plain)).unwrap();
+        for payload in [
+            &include_bytes!("testdata/vmlinux.gz")[..],
+            include_bytes!("testdata/vmlinux.bz2"),
+            include_bytes!("testdata/vmlinux.lzma"),
+            include_bytes!("testdata/vmlinux.xz"),
+            include_bytes!("testdata/vmlinux.lz4"),
+            include_bytes!("testdata/vmlinux.zst"),
+        ] {
+            let memory = memory(32);
+            let state = load(&request(bzimage(payload), &memory)).unwrap();
+            assert_eq!(registers(&state).0.rip, u64::from(VMLINUX_PVH_ENTRY));
+            assert!(read(&memory, VMLINUX_ENTRY, 0x11_0000) == read(&plain, VMLINUX_ENTRY, 0x11_0000));
+        }
+    }
+
+    #[test]
+    fn a_payload_that_cannot_be_decompressed_is_left_to_the_guest() {
+        let lz4 = include_bytes!("testdata/vmlinux.lz4");
+        let mut cut = lz4.to_vec();
+        cut[3000..].fill(0xFF);
+        let mut bomb = lz4.to_vec();
+        let end = bomb.len();
+        bomb[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
+        for payload in [&cut[..], &bomb, b"nothing known", &[0x89, b'L', b'Z', b'O', 0, 0, 0, 0, 0], b""] {
+            let memory = memory(32);
+            let state = load(&request(bzimage(payload), &memory)).unwrap();
+            assert_eq!(state.protocol, "bzImage through its 64-bit entry");
+            assert_eq!(read(&memory, VMLINUX_ENTRY + 0x240, payload.len()), payload);
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_needs_is_checked() {
+        let file = || bzimage(b"no payload");
+        assert!(matches!(try_load(file(), 19), Err(LoadError::OutsideMemory { .. })));
+        let memory = memory(32);
+        let long = "x".repeat(2048);
+        let error = load(&LoadRequest { cmdline: Some(&long), ..request(file(), &memory) }).unwrap_err();
+        assert!(
+            error.to_string().contains("2048 bytes, and the built-in guest takes at most 2047"),
+            "{error}"
+        );
+        let error = load(&LoadRequest { cmdline: Some("a\0b"), ..request(file(), &memory) }).unwrap_err();
+        assert!(matches!(error, LoadError::Nul { .. }));
+    }
+
+    #[test]
+    fn the_initrd_lies_high_and_apart_from_the_kernel() {
+        let initrd = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(initrd.path(), [7; 5000]).unwrap();
+        let memory = memory(32);
+        let with = |file, mib: &_| load(&LoadRequest { initrd: Some(initrd.path()), ..request(file, mib) });
+        let state = with(bzimage(b"no payload"), &memory).unwrap();
+        let zero_page = registers(&state).0.rsi;
+        assert_eq!(read_u32(&memory, zero_page + 0x218), (32 << 20) - 0x2000);
+        assert_eq!(read_u32(&memory, zero_page + 0x21C), 5000);
+        assert_eq!(read(&memory, (32 << 20) - 0x2000, 5000), [7; 5000]);
+
+        // The kernel allows it only below 20 MiB, and needs 16 to 20 MiB itself.
+        let mut file = bzimage(b"no payload");
+        file[0x22C..0x230].copy_from_slice(&0x13F_FFFF_u32.to_le_bytes());
+        let memory = crate::loader::testing::memory(32);
+        let state = with(file, &memory).unwrap();
+        assert_eq!(read_u32(&memory, registers(&state).0.rsi + 0x218), 0x100_0000 - 0x2000);
+
+        std::fs::write(initrd.path(), vec![7; 20 << 20]).unwrap();
+        assert!(matches!(with(bzimage(b"no payload"), &memory), Err(LoadError::NoRoom { .. })));
+    }
 }

@@ -5,6 +5,7 @@ use super::LoadRequest;
 use super::error::LoadError;
 use super::image::write;
 use super::layout::{self, Placement};
+use crate::config::DEFAULT_LINUX_CMDLINE;
 
 /// The limit for kernels that do not say theirs, in bytes.
 pub const MAX: usize = 0xFFFF;
@@ -19,13 +20,29 @@ pub fn terminated(what: &str, string: &str) -> Result<Vec<u8>, LoadError> {
     Ok(bytes)
 }
 
-/// Writes the command line to guest memory and answers its address.
+/// Writes the command line of a kernel that is, or may be, Linux, and answers its address.
 pub fn load(request: &LoadRequest, placement: &mut Placement<'_>, limit: usize) -> Result<u32, LoadError> {
-    let bytes = terminated("the command line", request.cmdline)?;
-    if request.cmdline.len() > limit.min(MAX) {
+    write_text(request, request.cmdline.unwrap_or(DEFAULT_LINUX_CMDLINE), placement, limit)
+}
+
+/// Writes the command line of a Multiboot kernel and answers its address: the kernel's file name, as its
+/// first argument, and what the user gave.
+pub fn load_named(request: &LoadRequest, placement: &mut Placement<'_>) -> Result<u32, LoadError> {
+    let text = format!("{} {}", request.kernel.name(), request.cmdline.unwrap_or_default());
+    write_text(request, text.trim_end(), placement, MAX)
+}
+
+fn write_text(
+    request: &LoadRequest,
+    text: &str,
+    placement: &mut Placement<'_>,
+    limit: usize,
+) -> Result<u32, LoadError> {
+    let bytes = terminated("the command line", text)?;
+    if text.len() > limit.min(MAX) {
         return Err(LoadError::CmdlineTooLong {
             name: request.kernel.name().to_owned(),
-            bytes: request.cmdline.len(),
+            bytes: text.len(),
             limit: limit.min(MAX),
         });
     }

@@ -2,7 +2,7 @@
 //! gABI, chapters 4 and 5).
 #![forbid(unsafe_code)]
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 
 use super::error::LoadError;
 use super::image::{KernelImage, write};
@@ -25,8 +25,8 @@ const PROGRAM_HEADERS_MAX: u16 = 1024;
 const NOTES_MAX: u64 = 1 << 20;
 /// Where the program headers of a compressed file end at the latest.
 const STREAM_HEADERS_MAX: u64 = 1 << 20;
-/// Bytes that a compressed file is loaded by.
-const PIECE: usize = 256 << 10;
+/// Zeros are left out by pieces of this many bytes.
+const ZERO_PIECE: usize = 4096;
 
 /// The width of an ELF file's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ struct Notes {
 pub struct Elf {
     /// Width of its addresses.
     pub class: Class,
-    /// Guest-physical address of the entry point.
+    /// Guest-physical address of the entry point, as the file says; see `checked_entry`.
     pub entry: u64,
     /// What is loaded, in the file's order of program headers.
     pub loads: Vec<Load>,
@@ -173,12 +173,20 @@ impl Elf {
             }
         }
         let entry = physical_entry(&loads, header.entry);
-        let elf = Self { class: header.class, entry, loads, notes };
-        if !elf.contains(entry) {
-            let reason = format!("its entry point {:#x} lies in none of its segments", header.entry);
+        Ok(Self { class: header.class, entry, loads, notes })
+    }
+
+    /// The entry point, which must lie in a segment. (A kernel with a PVH note, or with Multiboot's
+    /// address fields, need not have one.)
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn checked_entry(&self, name: &str) -> Result<u64, LoadError> {
+        if !self.contains(self.entry) {
+            let reason = format!("its entry point {:#x} lies in none of its segments", self.entry);
             return Err(malformed(name, &reason));
         }
-        Ok(elf)
+        Ok(self.entry)
     }
 
     /// Takes the places of the segments.
@@ -234,7 +242,7 @@ impl Elf {
 pub struct ElfStream<'a> {
     /// Its headers.
     pub elf: Elf,
-    source: Box<dyn Read + 'a>,
+    source: Box<dyn BufRead + 'a>,
     head: Vec<u8>,
     limit: u64,
 }
@@ -244,7 +252,7 @@ impl<'a> ElfStream<'a> {
     ///
     /// # Errors
     /// As for `Elf::parse`, and when the decompressor fails.
-    pub fn open(name: &str, mut source: Box<dyn Read + 'a>, limit: u64) -> Result<Self, LoadError> {
+    pub fn open(name: &str, mut source: Box<dyn BufRead + 'a>, limit: u64) -> Result<Self, LoadError> {
         let failed = |offset: u64, source| LoadError::Read { name: name.to_owned(), offset, source };
         let mut head = Vec::new();
         source.by_ref().take(64).read_to_end(&mut head).map_err(|e| failed(0, e))?;
@@ -267,49 +275,83 @@ impl<'a> ElfStream<'a> {
     /// # Errors
     /// When the decompressor fails, or the input ends early or does not end.
     pub fn finish<T>(
-        mut self,
+        self,
         name: &str,
         memory: Option<&GuestMemory>,
         pick: impl Fn(&Note<'_>) -> Option<T>,
     ) -> Result<Option<T>, LoadError> {
-        let failed = |offset: u64, source| LoadError::Read { name: name.to_owned(), offset, source };
-        let mut notes = vec![Vec::new(); self.elf.notes.len()];
-        let mut piece = std::mem::take(&mut self.head);
-        let mut length = piece.len();
-        let mut offset = 0_u64;
+        let Self { elf, mut source, head, limit } = self;
+        let mut notes = vec![Vec::new(); elf.notes.len()];
+        elf.deliver(0, &head, memory, &mut notes)?;
+        let mut offset = head.len() as u64;
         loop {
-            let bytes = piece.get(..length).unwrap_or_default();
-            if let Some(memory) = memory {
-                for load in &self.elf.loads {
-                    if let Some((at, part)) = part(bytes, offset, load.offset, load.file_bytes) {
-                        write(memory, load.gpa.saturating_add(at), part)?;
-                    }
-                }
-            }
-            for (range, content) in self.elf.notes.iter().zip(&mut notes) {
-                if let Some((_, part)) = part(bytes, offset, range.offset, range.bytes) {
-                    content.extend_from_slice(part);
-                }
-            }
-            offset = offset.saturating_add(length as u64);
-            if offset > self.limit {
-                return Err(malformed(name, "it is longer than it says"));
-            }
-            if piece.len() < PIECE {
-                piece.resize(PIECE, 0);
-            }
-            length = self.source.read(&mut piece).map_err(|e| failed(offset, e))?;
-            if length == 0 {
+            let failed = |source| LoadError::Read { name: name.to_owned(), offset, source };
+            let bytes = source.fill_buf().map_err(failed)?;
+            if bytes.is_empty() {
                 break;
             }
+            elf.deliver(offset, bytes, memory, &mut notes)?;
+            let length = bytes.len();
+            source.consume(length);
+            offset = offset.saturating_add(length as u64);
+            if offset > limit {
+                return Err(malformed(name, "it is longer than it says"));
+            }
         }
-        let loads = self.elf.loads.iter().map(|load| load.offset.saturating_add(load.file_bytes));
-        if loads.max().is_some_and(|end| end > offset) {
+        let ends = elf.loads.iter().map(|load| load.offset.saturating_add(load.file_bytes));
+        if ends.max().is_some_and(|end| end > offset) {
             return Err(malformed(name, "it ends within a segment"));
         }
-        let ranges = self.elf.notes.iter().zip(&notes);
-        Ok(ranges.into_iter().find_map(|(range, content)| pick_note(content, range.align, &pick)))
+        let mut ranges = elf.notes.iter().zip(&notes);
+        Ok(ranges.find_map(|(range, content)| pick_note(content, range.align, &pick)))
     }
+}
+
+impl Elf {
+    /// Takes what falls into segments and notes of `bytes`, which lie at `offset` of the file.
+    fn deliver(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        memory: Option<&GuestMemory>,
+        notes: &mut [Vec<u8>],
+    ) -> Result<(), LoadError> {
+        if let Some(memory) = memory {
+            for load in &self.loads {
+                if let Some((at, part)) = part(bytes, offset, load.offset, load.file_bytes) {
+                    write_non_zero(memory, load.gpa.saturating_add(at), part)?;
+                }
+            }
+        }
+        for (range, content) in self.notes.iter().zip(notes) {
+            if let Some((_, part)) = part(bytes, offset, range.offset, range.bytes) {
+                content.extend_from_slice(part);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes to guest memory that is zero, and leaves out pages of zeros: a vmlinux stores its bss, and the
+/// host need not give memory for that.
+fn write_non_zero(memory: &GuestMemory, gpa: u64, bytes: &[u8]) -> Result<(), LoadError> {
+    let mut start = 0;
+    while let Some(rest) = bytes.get(start..).filter(|rest| !rest.is_empty()) {
+        let zeros = rest.chunks(ZERO_PIECE).take_while(|piece| is_zero(piece)).map(<[u8]>::len).sum();
+        let rest = rest.get(zeros..).unwrap_or_default();
+        let length = rest.chunks(ZERO_PIECE).take_while(|piece| !is_zero(piece)).map(<[u8]>::len).sum();
+        start += zeros;
+        if let Some(part) = rest.get(..length).filter(|part| !part.is_empty()) {
+            write(memory, gpa.saturating_add(start as u64), part)?;
+        }
+        start += length;
+    }
+    Ok(())
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // By cache lines, so that a page with content is left early and one without is looked at quickly.
+    bytes.chunks(64).all(|line| line.iter().fold(0, |all, &byte| all | byte) == 0)
 }
 
 /// The part of `bytes`, which lie at `offset` of a file, that falls into a range of the file, and its
@@ -479,5 +521,139 @@ fn unsupported(name: &str, reason: String) -> LoadError {
         name: name.to_owned(),
         reason,
         remedy: "Give an executable for a bare x86-64 machine",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::testing::{
+        Part, elf32, elf64, memory, part, pvh_note, read, request, try_load, vmlinux,
+    };
+    use crate::loader::{load, pvh};
+
+    fn parse(file: Vec<u8>) -> Result<Elf, LoadError> {
+        let image = KernelImage::builtin(file);
+        Elf::parse(&image, &image.head(8192).unwrap())
+    }
+
+    fn error(file: Vec<u8>) -> String {
+        let error = parse(file).unwrap_err().to_string();
+        assert!(!error.contains('\n'));
+        error
+    }
+
+    fn kernel() -> Vec<u8> {
+        elf64(0x10_0000, &[part(0x10_0000, &[0x90; 64])], None)
+    }
+
+    #[test]
+    fn both_classes_are_read_alike() {
+        let elf = parse(kernel()).unwrap();
+        assert_eq!((elf.class, elf.entry), (Class::Elf64, 0x10_0000));
+        let elf = parse(elf32(0x10_0004, &[part(0x10_0000, &[0x90; 64])])).unwrap();
+        assert_eq!((elf.class, elf.entry), (Class::Elf32, 0x10_0004));
+        assert_eq!((elf.loads[0].gpa, elf.loads[0].file_bytes), (0x10_0000, 64));
+    }
+
+    #[test]
+    fn a_virtual_entry_point_is_translated() {
+        let high = 0xFFFF_FFFF_8000_0000;
+        let text = Part { virt: high, ..part(0x20_0000, &[0x90; 64]) };
+        assert_eq!(parse(elf64(high + 8, &[text], None)).unwrap().entry, 0x20_0008);
+    }
+
+    #[test]
+    fn headers_that_contradict_the_file_are_refused() {
+        for length in [4, 16, 63, 64, 100] {
+            assert!(error(kernel()[..length].to_vec()).contains("damaged ELF"), "{length}");
+        }
+        let change = |offset: usize, bytes: &[u8]| {
+            let mut file = kernel();
+            file[offset..offset + bytes.len()].copy_from_slice(bytes);
+            file
+        };
+        assert!(error(change(4, &[3])).contains("class"));
+        assert!(error(change(5, &[2])).contains("big-endian"));
+        assert!(error(change(16, &[1])).contains("object file"));
+        assert!(error(change(18, &[183])).contains("AArch64"));
+        let lost = parse(change(24, &[0; 8])).unwrap();
+        assert!(lost.checked_entry("x").unwrap_err().to_string().contains("entry point"));
+        assert!(try_load(change(24, &[0; 8]), 4).unwrap_err().to_string().contains("entry point"));
+        assert!(error(change(32, &[0xFF; 8])).contains("behind the end"));
+        assert!(error(change(54, &[55])).contains("55 bytes"));
+        assert!(error(change(56, &[0xFF, 0xFF])).contains("65535 program headers"));
+        assert!(error(change(56, &[0, 0])).contains("no program headers"));
+        assert!(error(change(64, &[3])).contains("a program for an operating system"));
+        assert!(error(change(64, &[9])).contains("nothing to load"));
+        assert!(error(change(64 + 8, &[0xFF; 8])).contains("behind the end"));
+        assert!(error(change(64 + 32, &[0xFF])).contains("in the file and"));
+        assert!(error(change(64 + 40, &[1, 0])).contains("in the file and"));
+    }
+
+    #[test]
+    fn segments_must_lie_in_memory_and_apart() {
+        let load = |parts: &[Part]| try_load(elf64(parts[0].gpa, parts, None), 2).unwrap_err();
+        let outside = load(&[part(0x1F_FFC1, &[1; 64])]);
+        assert!(matches!(outside, LoadError::OutsideMemory { .. }), "{outside}");
+        let bss = Part { memory_bytes: u64::MAX, ..part(0x10_0000, &[1; 64]) };
+        assert!(matches!(load(&[bss]), LoadError::OutsideMemory { .. }));
+        let overlap = load(&[part(0x10_0000, &[1; 64]), part(0x10_003F, &[1; 64])]);
+        assert!(matches!(overlap, LoadError::Overlap { .. }), "{overlap}");
+    }
+
+    #[test]
+    fn notes_are_found_behind_others_and_absurd_ones_end_the_search() {
+        let find = |note: Vec<u8>| {
+            let image = KernelImage::builtin(elf64(0x10_0000, &[part(0x10_0000, &[1; 64])], Some(&note)));
+            parse(image.range(0, image.len()).unwrap()).unwrap().find_note(&image, pvh::entry).unwrap()
+        };
+        let mut other = vec![4, 0, 0, 0, 5, 0, 0, 0, 18, 0, 0, 0];
+        other.extend(b"GNU\0hello\0\0\0");
+        assert_eq!(find([other.clone(), pvh_note(0x10_0000)].concat()), Some(0x10_0000));
+        for at in [0, 4] {
+            let mut absurd = other.clone();
+            absurd[at..at + 4].copy_from_slice(&[0xFF; 4]);
+            assert_eq!(find([absurd, pvh_note(0x10_0000)].concat()), None);
+        }
+        assert_eq!(find(pvh_note(1)[..18].to_vec()), None);
+    }
+
+    #[test]
+    fn a_stream_is_loaded_as_a_file_is() {
+        let file = vmlinux(true);
+        let direct = memory(32);
+        load(&request(file.clone(), &direct)).unwrap();
+        let streamed = memory(32);
+        let stream = ElfStream::open("x", Box::new(&file[..]), file.len() as u64).unwrap();
+        let loads = stream.elf.loads.clone();
+        let entry = stream.finish("x", Some(&streamed), pvh::entry).unwrap();
+        assert_eq!(entry, Some(crate::loader::testing::VMLINUX_PVH_ENTRY));
+        for load in loads {
+            let bytes = load.memory_bytes as usize;
+            assert!(read(&direct, load.gpa, bytes) == read(&streamed, load.gpa, bytes));
+        }
+        for length in [10, 64, 200, 3000, file.len() - 60] {
+            let stream = ElfStream::open("x", Box::new(&file[..length]), file.len() as u64);
+            let finished = stream.and_then(|stream| stream.finish("x", None, pvh::entry));
+            assert!(finished.is_err(), "{length}");
+        }
+        let long = [&file[..], &[0; 100]].concat();
+        let stream = ElfStream::open("x", Box::new(&long[..]), file.len() as u64).unwrap();
+        assert!(stream.finish("x", None, pvh::entry).is_err());
+    }
+
+    #[test]
+    fn pages_of_zeros_are_left_out_and_nothing_else() {
+        let memory = memory(1);
+        write(&memory, 0, &[1; 0x1_0000]).unwrap();
+        let mut bytes = vec![0; 0x5001];
+        bytes[0x1FFF] = 7;
+        bytes[0x5000] = 9;
+        write_non_zero(&memory, 0x100, &bytes).unwrap();
+        let mut expected = vec![1; 0x5001];
+        expected[0x1000..0x2000].fill(0);
+        (expected[0x1FFF], expected[0x5000]) = (7, 9);
+        assert!(read(&memory, 0x100, 0x5001) == expected);
     }
 }

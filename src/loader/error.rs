@@ -1,4 +1,5 @@
 //! Why a kernel could not be loaded, in one line with the remedy.
+#![forbid(unsafe_code)]
 
 use std::io;
 

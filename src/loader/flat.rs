@@ -61,3 +61,58 @@ pub fn load(
     regs.rdx = FIRST_HARD_DISK;
     Ok((regs, special))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::load;
+    use crate::loader::testing::{memory, read, registers, request};
+
+    fn start(address: u64, mode: FlatMode) -> Result<(X86Regs, X86SpecialRegs), LoadError> {
+        let memory = memory(4);
+        let flat = Some(Flat { address, mode });
+        let state = load(&LoadRequest { flat, ..request(vec![0xF4; 600], &memory) })?;
+        assert_eq!(read(&memory, address, 600), [0xF4; 600]);
+        Ok(registers(&state))
+    }
+
+    #[test]
+    fn real_mode_reaches_the_address() {
+        for (address, cs, ip) in [
+            (0, 0, 0),
+            (0x7C00, 0, 0x7C00),
+            (0xFFF0, 0, 0xFFF0),
+            (0x1_0000, 0x1000, 0),
+            (0xF_0005, 0xF000, 5),
+        ] {
+            let (regs, special) = start(address, FlatMode::Real).unwrap();
+            assert_eq!((special.cs.selector, regs.rip), (cs, ip));
+            assert_eq!(special.cs.base + regs.rip, address);
+            assert_eq!((special.cr0 & 1, special.ss.base + regs.rsp, regs.rdx), (0, 0x7C00, 0x80));
+        }
+        let (regs, special) = start(0x7A00, FlatMode::Real).unwrap();
+        assert_eq!(special.ss.base + regs.rsp, 0x8_FFF0);
+        assert!(matches!(start(0x10_0000, FlatMode::Real), Err(LoadError::Unsupported { .. })));
+    }
+
+    #[test]
+    fn long_mode_reaches_any_address_in_ram() {
+        for address in [0, 0x500, 0x7000, 0x9000, 0x8_FF00, 0x10_0000, 0x3F_FDA8] {
+            let (regs, special) = start(address, FlatMode::Long).unwrap();
+            assert_eq!((regs.rip, special.efer), (address, 0x500));
+            assert_eq!(regs.rsp % 16, 0);
+        }
+        for address in [0x3F_FDA9, 0x40_0000, u64::MAX] {
+            assert!(matches!(start(address, FlatMode::Long), Err(LoadError::OutsideMemory { .. })));
+        }
+    }
+
+    #[test]
+    fn real_mode_has_no_initrd() {
+        let memory = memory(4);
+        let flat = Some(Flat { address: 0x7C00, mode: FlatMode::Real });
+        let initrd = Some(std::path::Path::new("x"));
+        let error = load(&LoadRequest { flat, initrd, ..request(vec![0xF4], &memory) }).unwrap_err();
+        assert!(error.to_string().contains("--initrd"), "{error}");
+    }
+}

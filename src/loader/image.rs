@@ -181,3 +181,61 @@ impl Read for RangeReader<'_> {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = KernelImage::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("is a directory") && error.contains(dir.path().to_str().unwrap()), "{error}");
+
+        let empty = dir.path().join("empty");
+        std::fs::write(&empty, b"").unwrap();
+        assert!(matches!(KernelImage::open(&empty), Err(LoadError::Empty { .. })));
+
+        let missing = dir.path().join("missing\nname");
+        let error = KernelImage::open(&missing).unwrap_err();
+        assert!(matches!(error, LoadError::Open { .. }));
+        assert!(!error.to_string().contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_is_refused_without_blocking() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        match std::process::Command::new("mkfifo").arg(&fifo).status() {
+            Ok(status) if status.success() => {
+                assert!(matches!(KernelImage::open(&fifo), Err(LoadError::NotRegular { .. })));
+            }
+            failed => eprintln!("NOT TESTED: a FIFO as kernel, for mkfifo failed: {failed:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_is_copied_to_guest_memory_in_pieces() {
+        let content: Vec<u8> = (0..PIECE * 2 + 77).map(|i| (i % 251) as u8).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &content).unwrap();
+        let memory = crate::memory::allocate(1 << 20).unwrap();
+        for image in [KernelImage::open(file.path()).unwrap(), KernelImage::builtin(content.clone())] {
+            image.copy_to(&memory, 0x1000, 3, image.len() - 3).unwrap();
+            let mut copied = vec![0; content.len() - 3];
+            memory.read_slice(&mut copied, GuestAddress(0x1000)).unwrap();
+            assert_eq!(copied, content[3..]);
+            assert!(image.copy_to(&memory, 0, 4, image.len() - 3).is_err());
+            assert!(image.range(u64::MAX, 2).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_that_becomes_shorter_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [1; 100]).unwrap();
+        let image = KernelImage::open(file.path()).unwrap();
+        file.as_file().set_len(50).unwrap();
+        assert!(matches!(image.range(40, 20), Err(LoadError::Read { .. })));
+    }
+}

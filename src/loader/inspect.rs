@@ -261,3 +261,58 @@ impl fmt::Display for Inspection {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::testing::{bzimage, elf32, multiboot_header, part, vmlinux};
+
+    fn look(file: Vec<u8>) -> Inspection {
+        let inspection = inspect_image(&KernelImage::builtin(file)).unwrap();
+        assert!(!inspection.to_string().is_empty());
+        assert!(serde_json::to_string(&inspection).unwrap().contains("\"file_bytes\""));
+        inspection
+    }
+
+    #[test]
+    fn a_bzimage_is_looked_into() {
+        let inspection = look(bzimage(include_bytes!("testdata/vmlinux.lz4")));
+        assert_eq!(inspection.format, Some("bzImage"));
+        assert_eq!(inspection.version.as_deref(), Some("9.8.7-test #1"));
+        assert_eq!(inspection.boot_protocol.as_deref(), Some("2.15"));
+        assert_eq!(inspection.compression.as_deref(), Some("lz4"));
+        assert_eq!(inspection.boots_as.as_deref(), Some("bzImage, vmlinux inside through its PVH note"));
+        let entries: Vec<_> = inspection.entry_points.iter().map(|entry| entry.gpa).collect();
+        assert_eq!(entries, [0x100_0010, 0x100_0000, 0x100_0200]);
+        assert_eq!((inspection.segments.len(), inspection.problem), (2, None));
+    }
+
+    #[test]
+    fn a_bzimage_with_a_damaged_payload_says_so_and_how_it_boots() {
+        let inspection = look(bzimage(b"damaged payload"));
+        assert_eq!(inspection.boots_as.as_deref(), Some("bzImage through its 64-bit entry"));
+        assert!(inspection.problem.unwrap().contains("no known way"));
+        assert_eq!(inspection.segments[0].gpa, 0x100_0000);
+    }
+
+    #[test]
+    fn a_vmlinux_has_its_version_in_its_banner() {
+        let inspection = look(vmlinux(true));
+        assert_eq!(inspection.version.as_deref(), Some("9.8.7 (test)"));
+        assert_eq!(inspection.boots_as.as_deref(), Some("ELF through its PVH note"));
+        // Wherever it is, also across the pieces that the file is read by.
+        for before in [PIECE - 20, PIECE - 14, PIECE - 5, PIECE, 2 * PIECE - 200] {
+            let file = [&vec![b'L'; before][..], b"Linux version %s Linux version 1.2\n"].concat();
+            assert_eq!(banner(&KernelImage::builtin(file)).unwrap().as_deref(), Some("1.2"));
+        }
+    }
+
+    #[test]
+    fn multiboot_and_no_kernel_are_told() {
+        let kernel = elf32(0x10_0000, &[part(0x10_0000, &multiboot_header(0, &[]))]);
+        assert_eq!(look(kernel).boots_as.as_deref(), Some("Multiboot ELF"));
+        let none = look(b"#!/bin/sh\n".to_vec());
+        assert!(none.problem.unwrap().contains("a script"));
+        assert_eq!((none.format, none.boots_as), (None, None));
+    }
+}

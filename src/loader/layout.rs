@@ -22,8 +22,11 @@ pub const STACK: u64 = 0x8_0000;
 pub const STACK_BYTES: u64 = 0x1_0000;
 /// End of the RAM below 640 KiB: here the BIOS area begins, reserved in every memory map.
 pub const EBDA: u64 = 0x9_FC00;
-/// The ACPI tables, up to `HIGH_RAM`.
+/// The ACPI tables.
 pub const ACPI: u64 = 0xE_0000;
+/// Room for the ACPI tables in bytes. It does not go up to 1 MiB, because linkers like to put a file's
+/// headers on the page below a kernel that is linked there.
+pub const ACPI_BYTES: u64 = 0x1_0000;
 /// The end of the BIOS area; from here on there is RAM again.
 pub const HIGH_RAM: u64 = 0x10_0000;
 
@@ -107,7 +110,7 @@ impl<'a> Placement<'a> {
     pub fn new(memory: &'a GuestMemory, acpi: bool) -> Self {
         let mut placement = Self { memory, taken: Vec::new() };
         if acpi {
-            placement.take("the ACPI tables", ACPI, HIGH_RAM - ACPI);
+            placement.take("the ACPI tables", ACPI, ACPI_BYTES);
         }
         placement
     }
@@ -204,5 +207,64 @@ impl<'a> Placement<'a> {
 
     fn take(&mut self, what: &str, gpa: u64, bytes: u64) {
         self.taken.push(Taken { start: gpa, end: gpa + bytes, what: what.to_owned() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::allocate;
+
+    const MIB: u64 = 1 << 20;
+
+    fn ranges(memory: &GuestMemory) -> Vec<(u64, u64, RangeKind)> {
+        memory_map(memory).iter().map(|range| (range.start, range.start + range.bytes, range.kind)).collect()
+    }
+
+    #[test]
+    fn the_memory_map_leaves_out_the_bios_area_and_the_hole() {
+        let low = [(0, EBDA, RangeKind::Ram), (EBDA, HIGH_RAM, RangeKind::Reserved)];
+        assert_eq!(ranges(&allocate(MIB).unwrap()), low);
+        let with_high = [low[0], low[1], (HIGH_RAM, 16 * MIB, RangeKind::Ram)];
+        assert_eq!(ranges(&allocate(16 * MIB).unwrap()), with_high);
+        let split = GuestMemory::from_ranges(&[
+            (GuestAddress(0), 2 << 20),
+            (GuestAddress(crate::memory::MMIO_HOLE_END), 1 << 20),
+        ]);
+        let split = ranges(&split.unwrap());
+        assert_eq!(split[2], (HIGH_RAM, 2 * MIB, RangeKind::Ram));
+        assert_eq!(split[3], (1 << 32, (1 << 32) + MIB, RangeKind::Ram));
+    }
+
+    #[test]
+    fn an_image_keeps_its_place_and_everything_else_gives_way() {
+        let memory = allocate(4 * MIB).unwrap();
+        let mut placement = Placement::new(&memory, true);
+        placement.fix("kernel", 0x400, 0x8000).unwrap();
+        assert!(matches!(placement.fix("other", 0x83FF, 1), Err(LoadError::Overlap { .. })));
+        placement.fix("other", 0x8400, 1).unwrap();
+        assert!(matches!(placement.fix("tables", ACPI, 1), Err(LoadError::Overlap { .. })));
+        assert_eq!(placement.place("gdt", GDT, 48).unwrap(), 0x9000);
+        assert_eq!(placement.place("cmdline", CMDLINE, 48).unwrap(), CMDLINE);
+        assert_eq!(placement.place("again", CMDLINE, 48).unwrap(), 0xA000);
+        // Too large for the room below 640 KiB.
+        assert_eq!(placement.place("large", GDT, MIB).unwrap(), HIGH_RAM);
+        assert_eq!(placement.place_above("module", MIB, 10).unwrap(), 2 * MIB);
+        assert_eq!(placement.place_below("initrd", u64::MAX, 0x1001).unwrap(), 4 * MIB - 0x2000);
+        assert_eq!(placement.place_below("initrd", 3 * MIB, 1).unwrap(), 3 * MIB - 0x1000);
+        assert!(matches!(placement.place_below("huge", u64::MAX, 3 * MIB), Err(LoadError::NoRoom { .. })));
+        assert!(matches!(placement.place_above("huge", 0, u64::MAX), Err(LoadError::NoRoom { .. })));
+    }
+
+    #[test]
+    fn addresses_outside_ram_are_refused() {
+        let memory = allocate(4 * MIB).unwrap();
+        let mut placement = Placement::new(&memory, false);
+        for (gpa, bytes) in
+            [(4 * MIB, 1), (4 * MIB - 1, 2), (u64::MAX, 1), (u64::MAX, u64::MAX), (0, u64::MAX)]
+        {
+            assert!(matches!(placement.fix("x", gpa, bytes), Err(LoadError::OutsideMemory { .. })));
+        }
+        placement.fix("nothing", u64::MAX, 0).unwrap();
     }
 }

@@ -90,3 +90,56 @@ pub fn boot(
     boot_params::write_zero_page(memory, zero_page, &contents)?;
     Ok((regs, special))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::testing::{
+        elf32, elf64, memory, multiboot_header, part, read, read_string, read_u32, registers, request,
+        try_load,
+    };
+    use crate::loader::{LoadError, load};
+
+    #[test]
+    fn an_elf64_without_more_is_started_in_long_mode() {
+        let memory = memory(4);
+        let file = elf64(0x10_0010, &[part(0x10_0000, &[0x90; 64])], None);
+        let state = load(&request(file, &memory)).unwrap();
+        let (regs, special) = registers(&state);
+        assert_eq!(state.protocol, "ELF through its 64-bit entry");
+        assert_eq!((regs.rip, special.efer, special.cs.l), (0x10_0010, 0x500, true));
+        assert_eq!((regs.rsi, regs.rsp), (layout::ZERO_PAGE, layout::STACK + layout::STACK_BYTES));
+        assert_eq!(read(&memory, regs.rsi + 0x1FE, 2), [0x55, 0xAA]);
+        assert_eq!(read(&memory, regs.rsi + 0x202, 4), b"HdrS");
+        assert_eq!(read_string(&memory, read_u32(&memory, regs.rsi + 0x228).into()), "console=ttyS0");
+    }
+
+    #[test]
+    fn an_elf32_without_more_is_started_in_protected_mode() {
+        let state = try_load(elf32(0x10_0010, &[part(0x10_0000, &[0x90; 64])]), 4).unwrap();
+        let (regs, special) = registers(&state);
+        assert_eq!(state.protocol, "ELF through its 32-bit entry");
+        assert_eq!((regs.rip, special.cr0, special.efer), (0x10_0010, 0x11, 0));
+    }
+
+    #[test]
+    fn modules_need_another_protocol() {
+        let memory = memory(4);
+        let module = crate::config::Module { path: "x".into(), cmdline: String::new() };
+        let file = elf64(0x10_0010, &[part(0x10_0000, &[0x90; 64])], None);
+        let error = load(&LoadRequest { modules: &[module], ..request(file, &memory) }).unwrap_err();
+        assert!(error.to_string().contains("--module"), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_with_only_a_multiboot2_header_is_refused() {
+        let words = [0xE852_50D6_u32, 0, 16, 0_u32.wrapping_sub(0xE852_50D6 + 16)];
+        let mut content: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let error = |content: &[u8]| try_load(elf64(0x10_0000, &[part(0x10_0000, content)], None), 4);
+        assert!(error(&content).unwrap_err().to_string().contains("Multiboot 2"));
+        // With a Multiboot 1 header beside it, that one is used.
+        content.extend(multiboot_header(0, &[]));
+        assert_eq!(error(&content).unwrap().protocol, "Multiboot ELF");
+        assert!(matches!(try_load(content[..16].to_vec(), 4), Err(LoadError::UnknownFormat { .. })));
+    }
+}

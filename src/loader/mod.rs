@@ -15,6 +15,7 @@
 //!
 //! Nothing that a file says is trusted: every length, offset and address is checked against the file
 //! and guest memory, and nothing of ours is put where the image lies.
+#![forbid(unsafe_code)]
 
 mod boot_params;
 mod bzimage;
@@ -31,6 +32,8 @@ mod linux;
 mod multiboot;
 mod pvh;
 mod start;
+#[cfg(test)]
+mod testing;
 
 use std::path::Path;
 
@@ -69,8 +72,9 @@ pub struct LoadRequest<'a> {
     pub kernel: KernelImage,
     /// The initial RAM disk; Multiboot kernels get it as their first module.
     pub initrd: Option<&'a Path>,
-    /// The kernel command line.
-    pub cmdline: &'a str,
+    /// The user's kernel command line. Without one, a Linux kernel gets `DEFAULT_LINUX_CMDLINE` and a
+    /// Multiboot kernel just its own name.
+    pub cmdline: Option<&'a str>,
     /// Modules for Multiboot and PVH kernels.
     pub modules: &'a [Module],
     /// The kernel is a flat binary.
@@ -80,7 +84,7 @@ pub struct LoadRequest<'a> {
     /// Guest RAM, fresh and zero.
     pub memory: &'a GuestMemory,
     /// Guest-physical address of the ACPI RSDP. Whoever gives it writes the tables, to
-    /// `layout::ACPI` up to `layout::HIGH_RAM`.
+    /// `layout::ACPI_BYTES` bytes at `layout::ACPI`.
     pub rsdp: Option<u64>,
 }
 
@@ -128,7 +132,12 @@ impl Format {
         let head = image.head(HEAD_BYTES)?;
         if head.starts_with(elf::MAGIC) {
             let header = Header::find(image, &head)?;
-            return Ok(Self::Elf(Elf::parse(image, &head)?, header));
+            return match (Elf::parse(image, &head), header) {
+                (Ok(elf), header) => Ok(Self::Elf(elf, header)),
+                // Address fields stand for themselves.
+                (Err(_), Some(header)) if header.addresses.is_some() => Ok(Self::Multiboot(header)),
+                (Err(e), _) => Err(e),
+            };
         }
         if bzimage::is_bzimage(&head) {
             return BzImage::parse(image, &head).map(Self::BzImage);
@@ -156,13 +165,14 @@ impl ElfBoot {
     ) -> Result<Self, LoadError> {
         let pvh = pvh.map(Self::Pvh);
         let multiboot = || header.map(|header| Multiboot::new(image, header, Some(elf)).map(Self::Multiboot));
-        Ok(match elf.class {
-            Class::Elf32 => multiboot().transpose()?.or(pvh).unwrap_or(Self::Linux(Width::Protected)),
-            Class::Elf64 => match pvh {
-                Some(pvh) => pvh,
-                None => multiboot().transpose()?.unwrap_or(Self::Linux(Width::Long)),
-            },
-        })
+        let chosen = match elf.class {
+            Class::Elf32 => multiboot().transpose()?.or(pvh),
+            Class::Elf64 => pvh.map_or_else(multiboot, |pvh| Some(Ok(pvh))).transpose()?,
+        };
+        match chosen {
+            Some(chosen) => Ok(chosen),
+            None => elf.checked_entry(image.name()).map(|_| Self::Linux(width(elf.class))),
+        }
     }
 }
 
@@ -253,6 +263,10 @@ fn load_payload(
     let elf = vmlinux.elf.clone();
     elf.fix(&name, placement)?;
     let pvh = vmlinux.finish(&name, Some(request.memory), pvh::entry)?;
+    let pvh = pvh.filter(|&entry| elf.contains(entry.into()));
+    if pvh.is_none() {
+        elf.checked_entry(&name)?;
+    }
     Ok((elf, pvh))
 }
 
@@ -281,5 +295,98 @@ fn describe(head: &[u8]) -> String {
     match Compression::detect(head) {
         Some(compression) => format!("it is a file compressed by {compression}"),
         None => "its content is of no known format".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::*;
+    use super::*;
+
+    #[test]
+    fn what_is_no_kernel_is_said_to_be_none() {
+        for (content, words) in [
+            (&b"#!/bin/sh"[..], "a script"),
+            (b"MZ and more", "a Windows or EFI program"),
+            (b"\x1F\x8B\x08", "compressed by gzip"),
+            (b"text", "no known format"),
+        ] {
+            let error = try_load(content.to_vec(), 4).unwrap_err().to_string();
+            assert!(error.contains(words) && error.contains("--flat"), "{error}");
+        }
+    }
+
+    /// Kernels of each kind, as seeds for mutations.
+    fn seeds() -> Vec<Vec<u8>> {
+        let multiboot = [&multiboot_header(3, &[])[..], &[0x90; 200]].concat();
+        let addresses = [0x10_0000, 0x10_0000, 0, 0x10_1000, 0x10_0020];
+        vec![
+            bzimage(include_bytes!("testdata/vmlinux.lz4")),
+            bzimage(include_bytes!("testdata/vmlinux.zst")),
+            bzimage(&vmlinux(true)),
+            vmlinux(true),
+            vmlinux(false),
+            elf32(0x10_0000, &[part(0x10_0000, &multiboot)]),
+            elf64(0x10_0000, &[part(0x8000, &multiboot), part(0x10_0000, &[1; 99])], None),
+            [&multiboot_header(1 << 16, &addresses)[..], &[0xCC; 300]].concat(),
+        ]
+    }
+
+    /// Loads and inspects. Whatever is loaded, the parts of an ELF file lie in memory untouched.
+    fn load_whatever(file: Vec<u8>) {
+        let memory = memory(24);
+        let image = KernelImage::builtin(file.clone());
+        inspect_image(&image).unwrap();
+        match load(&LoadRequest { rsdp: Some(layout::ACPI), ..request(file.clone(), &memory) }) {
+            Err(e) => assert!(!e.to_string().contains('\n')),
+            Ok(state) => {
+                let Ok(Format::Elf(elf, None)) = Format::of(&image) else { return };
+                assert!(!state.protocol.is_empty());
+                for part in &elf.loads {
+                    let (start, bytes) = (part.offset as usize, part.file_bytes as usize);
+                    assert!(read(&memory, part.gpa, bytes) == file[start..start + bytes]);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_header_never_panics(
+            seed in 0..8_usize,
+            changes in prop::collection::vec((0..0x300_usize, any::<u8>()), 1..6),
+            length in prop::option::of(0..3000_usize),
+        ) {
+            let mut file = seeds().swap_remove(seed);
+            for (at, byte) in changes {
+                let at = at % file.len();
+                file[at] = byte;
+            }
+            file.truncate(length.unwrap_or(usize::MAX));
+            load_whatever(file);
+        }
+
+        #[test]
+        fn a_field_of_extreme_value_never_panics(
+            seed in 0..8_usize,
+            at in 0..0x98_usize,
+            value in prop::sample::select(vec![0_u32, 1, 0x7FFF_FFFF, 0x8000_0000, u32::MAX, u32::MAX - 4095, 0x1000, 0x180_0000]),
+        ) {
+            let mut file = seeds().swap_remove(seed);
+            // The setup header of a bzImage, the headers of the others.
+            let at = if seed < 3 { 0x1F0 + at } else { at * 4 } & !3;
+            if let Some(field) = file.get_mut(at..at + 4) {
+                field.copy_from_slice(&value.to_le_bytes());
+            }
+            load_whatever(file);
+        }
+
+        #[test]
+        fn random_bytes_never_panic(seed in 0..8_usize, keep in 0..600_usize, bytes: Vec<u8>) {
+            let seed = seeds().swap_remove(seed);
+            load_whatever([&seed[..keep.min(seed.len())], &bytes].concat());
+        }
     }
 }

@@ -131,7 +131,7 @@ impl Multiboot {
         let (loads, entry) = match (&header.addresses, elf) {
             (Some((load, entry)), _) => (vec![*load], *entry),
             (None, Some(elf)) => {
-                let entry = u32::try_from(elf.entry)
+                let entry = u32::try_from(elf.checked_entry(image.name())?)
                     .map_err(|_| malformed(image.name(), "its entry point lies behind 4 GiB"))?;
                 (elf.loads.clone(), entry)
             }
@@ -181,7 +181,7 @@ fn information(
     placement: &mut Placement<'_>,
     modules: &[initrd::Loaded],
 ) -> Result<u64, LoadError> {
-    let cmdline = cmdline::load(request, placement, cmdline::MAX)?;
+    let cmdline = cmdline::load_named(request, placement)?;
     let map = memory_map(request.memory);
     let module_list = INFO_BYTES;
     let map_start = module_list + modules.len() * MODULE_BYTES;
@@ -239,4 +239,150 @@ fn word(bytes: &[u8], offset: usize) -> u32 {
 
 fn malformed(name: &str, reason: &str) -> LoadError {
     LoadError::Malformed { name: name.to_owned(), format: "Multiboot kernel", reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Module;
+    use crate::loader::load;
+    use crate::loader::testing::{
+        elf32, elf64, memory, multiboot_header, part, pvh_note, read, read_string, read_u32, read_u64,
+        registers, request, try_load,
+    };
+
+    const BASE: u32 = 0x10_0000;
+
+    /// A kernel that is loaded by its address fields: 16 bytes before the header, then these.
+    fn flat(addresses: [u32; 5]) -> Vec<u8> {
+        [&[0x90; 16][..], &multiboot_header(1 << 16, &addresses), &[0xCC; 100]].concat()
+    }
+
+    fn elf_content() -> Vec<u8> {
+        [&multiboot_header(3, &[])[..], &[0x90; 100]].concat()
+    }
+
+    #[test]
+    fn the_information_block_tells_the_machine() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"content").unwrap();
+        let module = |string: &str| Module { path: file.path().to_owned(), cmdline: string.to_owned() };
+        let modules = [module("first"), module("")];
+        let memory = memory(4);
+        let kernel = elf32(BASE + 16, &[part(BASE.into(), &elf_content())]);
+        let state = load(&LoadRequest { modules: &modules, ..request(kernel, &memory) }).unwrap();
+        let (regs, special) = registers(&state);
+        assert_eq!(state.protocol, "Multiboot ELF");
+        assert_eq!((regs.rax, regs.rip), (0x2BAD_B002, u64::from(BASE) + 16));
+        assert_eq!((special.cr0, special.cs.limit, special.ds.limit), (0x11, u32::MAX, u32::MAX));
+
+        let field = |offset: u64| read_u32(&memory, regs.rbx + offset);
+        assert_eq!(field(0), 0b10_0100_1101);
+        assert_eq!((field(4), field(8)), (639, 3 << 10));
+        assert_eq!(read_string(&memory, field(16).into()), "the built-in guest console=ttyS0");
+        assert_eq!(read_string(&memory, field(64).into()), "vm-accel");
+        assert_eq!(field(20), 2);
+        for (index, string) in [(0, "first"), (1, "")] {
+            let entry = u64::from(field(24)) + index * 16;
+            let (start, end) = (read_u32(&memory, entry), read_u32(&memory, entry + 4));
+            assert_eq!((start % 4096, end - start), (0, 7));
+            assert_eq!(read(&memory, start.into(), 7), b"content");
+            assert_eq!(read_string(&memory, read_u32(&memory, entry + 8).into()), string);
+        }
+        assert_eq!(field(44), 3 * 24);
+        let last = u64::from(field(48)) + 2 * 24;
+        assert_eq!(read_u32(&memory, last), 20);
+        assert_eq!((read_u64(&memory, last + 4), read_u64(&memory, last + 12)), (0x10_0000, 0x30_0000));
+        assert_eq!(read_u32(&memory, last + 20), 1);
+    }
+
+    #[test]
+    fn address_fields_say_what_is_loaded() {
+        let memory = memory(4);
+        let bytes = flat([0; 5]).len() as u32;
+        // All of the file, from 16 bytes before the header on.
+        let file = flat([BASE + 16, BASE, 0, 0, BASE + 4]);
+        let state = load(&request(file.clone(), &memory)).unwrap();
+        assert_eq!(state.protocol, "Multiboot by its address fields");
+        assert_eq!(registers(&state).0.rip, u64::from(BASE) + 4);
+        assert_eq!(read(&memory, BASE.into(), file.len()), file);
+
+        // From the header on, up to an end, with bss.
+        let file = flat([BASE, BASE, BASE + 40, BASE + 0x5000, BASE + 32]);
+        let memory = crate::loader::testing::memory(4);
+        load(&request(file.clone(), &memory)).unwrap();
+        assert_eq!(read(&memory, BASE.into(), 40), file[16..56]);
+        assert_eq!(read(&memory, u64::from(BASE) + 40, 60), [0; 60]);
+
+        for addresses in [
+            [BASE, BASE + 1, 0, 0, BASE],             // header below the load address
+            [BASE + 17, BASE, 0, 0, BASE],            // more before the header than there is
+            [BASE, BASE, BASE - 1, 0, BASE],          // ends below its start
+            [BASE, BASE, BASE + bytes, 0, BASE],      // ends behind the file
+            [BASE, BASE, BASE + 40, BASE + 39, BASE], // bss ends before the data
+            [BASE, BASE, 0, 0, BASE - 1],             // entry outside
+            [BASE, BASE, 0, 0, BASE + bytes - 16],    // entry behind
+        ] {
+            let error = try_load(flat(addresses), 4).unwrap_err();
+            assert!(matches!(error, LoadError::Malformed { .. }), "{addresses:x?}: {error}");
+        }
+        let outside = flat([0x40_0000; 5].map(|gpa| gpa));
+        let error = try_load(
+            [&outside[..16], &multiboot_header(1 << 16, &[0x40_0000, 0x40_0000, 0, 0, 0x40_0000])].concat(),
+            4,
+        );
+        assert!(matches!(error, Err(LoadError::OutsideMemory { .. })));
+    }
+
+    #[test]
+    fn only_a_whole_header_with_the_right_checksum_counts() {
+        let find = |head: &[u8]| Header::find(&KernelImage::builtin(head.to_vec()), head);
+        let header = multiboot_header(0, &[]);
+        assert!(find(&header).unwrap().is_some());
+        assert!(find(&header[..11]).unwrap().is_none());
+        assert!(find(&[&[0; 4][..], &header].concat()).unwrap().is_some());
+        assert!(find(&[&[0; 2][..], &header].concat()).unwrap().is_none());
+        assert!(find(&[&[0; 8180][..], &header].concat()).unwrap().is_some());
+        assert!(find(&[&[0; 8184][..], &header].concat()).unwrap().is_none());
+        let mut wrong = header.clone();
+        wrong[8] ^= 1;
+        assert!(find(&wrong).unwrap().is_none());
+        assert!(matches!(find(&multiboot_header(1 << 5, &[])), Err(LoadError::Unsupported { .. })));
+        assert!(matches!(find(&multiboot_header(1 << 16, &[0; 4])), Err(LoadError::Malformed { .. })));
+        assert!(try_load(header, 4).unwrap_err().to_string().contains("no addresses"));
+    }
+
+    #[test]
+    fn address_fields_stand_for_themselves_in_an_elf_file() {
+        let header = multiboot_header(1 << 16, &[BASE + 0x100, BASE, 0, 0, BASE]);
+        let mut file = elf32(0, &[part(BASE.into(), &[0x90; 600])]);
+        file.resize(0x100, 0);
+        file.extend(header);
+        for damage in [20, 42] {
+            let mut file = file.clone();
+            file[damage] ^= 0x40;
+            let memory = memory(4);
+            let state = load(&request(file.clone(), &memory)).unwrap();
+            assert_eq!(registers(&state).0.rip, u64::from(BASE));
+            assert_eq!(read(&memory, BASE.into(), file.len()), file);
+        }
+    }
+
+    #[test]
+    fn elf64_prefers_pvh_and_is_else_loaded_too() {
+        let parts = [part(BASE.into(), &elf_content())];
+        let protocol = |note| try_load(elf64(BASE.into(), &parts, note), 4).unwrap().protocol;
+        assert_eq!(protocol(None), "Multiboot ELF");
+        assert_eq!(protocol(Some(&pvh_note(BASE))), "ELF through its PVH note");
+    }
+
+    #[test]
+    fn everything_gives_way_to_a_kernel_that_is_loaded_low() {
+        let content = [&multiboot_header(3, &[])[..], &vec![0x90; 0x9_8000]].concat();
+        let memory = memory(4);
+        let state = load(&request(elf32(0x600, &[part(0x400, &content)]), &memory)).unwrap();
+        assert!(read(&memory, 0x400, content.len()) == content);
+        let (regs, _) = registers(&state);
+        assert_eq!(read_string(&memory, read_u32(&memory, regs.rbx + 64).into()), "vm-accel");
+    }
 }

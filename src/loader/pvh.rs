@@ -92,3 +92,67 @@ pub fn boot(
     regs.rbx = base;
     Ok((regs, special))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Module;
+    use crate::loader::load;
+    use crate::loader::testing::{
+        VMLINUX_PVH_ENTRY, elf64, memory, part, pvh_note, read, read_string, read_u32, read_u64, registers,
+        request, try_load, vmlinux,
+    };
+
+    #[test]
+    fn the_start_information_tells_the_machine() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"content").unwrap();
+        let modules = [Module { path: file.path().to_owned(), cmdline: "a module".to_owned() }];
+        let memory = memory(32);
+        let request = LoadRequest {
+            initrd: Some(file.path()),
+            modules: &modules,
+            rsdp: Some(layout::ACPI),
+            ..request(vmlinux(true), &memory)
+        };
+        let state = load(&request).unwrap();
+        let (regs, special) = registers(&state);
+        assert_eq!(state.protocol, "ELF through its PVH note");
+        assert_eq!((regs.rip, special.cr0, special.cr4), (u64::from(VMLINUX_PVH_ENTRY), 0x11, 0));
+        assert_eq!((special.cs.base, special.cs.limit, special.cs.db), (0, u32::MAX, true));
+        assert_eq!((special.tr.base, special.tr.limit), (0, 0x67));
+
+        let info = regs.rbx;
+        assert_eq!((read_u32(&memory, info), read_u32(&memory, info + 4)), (0x336E_C578, 1));
+        assert_eq!(read_u32(&memory, info + 12), 2);
+        assert_eq!(read_string(&memory, read_u64(&memory, info + 24)), "console=ttyS0");
+        assert_eq!(read_u64(&memory, info + 32), layout::ACPI);
+        let list = read_u64(&memory, info + 16);
+        for module in [list, list + 32] {
+            assert_eq!(read_u64(&memory, module + 8), 7);
+            assert_eq!(read(&memory, read_u64(&memory, module), 7), b"content");
+        }
+        assert_eq!(read_u64(&memory, list + 16), 0);
+        assert_eq!(read_string(&memory, read_u64(&memory, list + 48)), "a module");
+        let (map, entries) = (read_u64(&memory, info + 40), read_u32(&memory, info + 48));
+        assert_eq!(entries, 3);
+        assert_eq!(read_u64(&memory, map + 48), layout::HIGH_RAM);
+        assert_eq!(read_u32(&memory, map + 48 + 16), 1);
+    }
+
+    #[test]
+    fn an_entry_point_outside_of_the_kernel_is_refused() {
+        let file = elf64(0x10_0000, &[part(0x10_0000, &[0x90; 64])], Some(&pvh_note(0x10_0040)));
+        assert!(try_load(file, 4).unwrap_err().to_string().contains("PVH entry point"));
+    }
+
+    #[test]
+    fn structures_give_way_to_a_kernel_that_is_loaded_low() {
+        let content = vec![0x90; 0x9_0000];
+        let file = elf64(0x1000, &[part(0x500, &content)], Some(&pvh_note(0x1000)));
+        let memory = memory(4);
+        let state = load(&request(file, &memory)).unwrap();
+        assert!(read(&memory, 0x500, content.len()) == content);
+        assert_eq!(read_u32(&memory, registers(&state).0.rbx), START_INFO_MAGIC);
+    }
+}

@@ -146,17 +146,17 @@ fn descriptor(segment: &Segment) -> u64 {
     let limit = u64::from(if segment.g { segment.limit >> 12 } else { segment.limit });
     let flag = |value: bool, bit: u32| u64::from(value) << bit;
     (limit & 0xFFFF)
-        | (segment.base & 0xFF_FFFF) << 16
-        | u64::from(segment.type_ & 0xF) << 40
+        | ((segment.base & 0xFF_FFFF) << 16)
+        | (u64::from(segment.type_ & 0xF) << 40)
         | flag(segment.s, 44)
-        | u64::from(segment.dpl & 3) << 45
+        | (u64::from(segment.dpl & 3) << 45)
         | flag(segment.present, 47)
-        | (limit >> 16 & 0xF) << 48
+        | (((limit >> 16) & 0xF) << 48)
         | flag(segment.avl, 52)
         | flag(segment.l, 53)
         | flag(segment.db, 54)
         | flag(segment.g, 55)
-        | (segment.base >> 24 & 0xFF) << 56
+        | (((segment.base >> 24) & 0xFF) << 56)
 }
 
 /// Writes the identity-mapping page tables and answers the PML4's address.
@@ -167,9 +167,55 @@ fn identity_map(memory: &GuestMemory, placement: &mut Placement<'_>) -> Result<u
     let pml4 = placement.place("the page tables", layout::PAGE_TABLES, bytes)?;
     let (pdpt, first_directory) = (pml4 + 0x1000, pml4 + 0x2000);
     write(memory, pml4, &(pdpt | PAGE_PRESENT_WRITABLE).to_le_bytes())?;
-    let pointers = (0..directories).map(|i| first_directory + i * 0x1000 | PAGE_PRESENT_WRITABLE);
+    let pointers = (0..directories).map(|i| (first_directory + i * 0x1000) | PAGE_PRESENT_WRITABLE);
     write(memory, pdpt, &pointers.flat_map(u64::to_le_bytes).collect::<Vec<u8>>())?;
-    let pages = (0..directories * 512).map(|i| i << 21 | PAGE_PRESENT_WRITABLE | PAGE_LARGE);
+    let pages = (0..directories * 512).map(|i| (i << 21) | PAGE_PRESENT_WRITABLE | PAGE_LARGE);
     write(memory, first_directory, &pages.flat_map(u64::to_le_bytes).collect::<Vec<u8>>())?;
     Ok(pml4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::testing::{memory, read_u64};
+
+    #[test]
+    fn the_gdt_has_the_descriptors_of_the_segment_registers() {
+        let memory = memory(4);
+        let (_, special) = protected_mode(&memory, &mut Placement::new(&memory, false), 0x10_0000).unwrap();
+        assert_eq!(special.gdt, DescriptorTable { base: layout::GDT, limit: 47 });
+        assert_eq!(read_u64(&memory, layout::GDT + 0x10), 0x00CF_9B00_0000_FFFF);
+        assert_eq!(read_u64(&memory, layout::GDT + 0x18), 0x00CF_9300_0000_FFFF);
+        assert_eq!(read_u64(&memory, layout::GDT + 0x20), 0x0000_8B00_0000_0067);
+        assert_eq!((special.cr0, special.cr4, special.efer), (0x11, 0, 0));
+    }
+
+    #[test]
+    fn long_mode_maps_the_first_4_gib_one_to_one() {
+        let memory = memory(4);
+        let (regs, special) = long_mode(&memory, &mut Placement::new(&memory, false), 0x10_0000).unwrap();
+        assert_eq!((regs.rip, regs.rflags), (0x10_0000, 2));
+        assert_eq!(special.efer, 0x500);
+        assert!(special.cs.l && !special.cs.db);
+        assert_eq!(read_u64(&memory, layout::GDT + 0x10), 0x00AF_9B00_0000_FFFF);
+        for address in [0_u64, 0x20_0000, 0xFEE0_0000, 0xFFFF_FFFF] {
+            let entry = |table: u64, shift: u64| {
+                let entry = read_u64(&memory, table + ((address >> shift) & 511) * 8);
+                assert_eq!(entry & 3, 3);
+                entry
+            };
+            let pdpt = entry(special.cr3, 39) & !0xFFF;
+            let directory = entry(pdpt, 30) & !0xFFF;
+            assert_eq!(entry(directory, 21), (address & !0x1F_FFFF) | 0x83);
+        }
+    }
+
+    #[test]
+    fn page_tables_that_meet_an_image_go_elsewhere() {
+        let memory = memory(4);
+        let mut placement = Placement::new(&memory, false);
+        placement.fix("image", layout::PAGE_TABLES, 1).unwrap();
+        let (_, special) = long_mode(&memory, &mut placement, layout::PAGE_TABLES).unwrap();
+        assert_ne!(special.cr3, layout::PAGE_TABLES);
+    }
 }

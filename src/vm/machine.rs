@@ -9,19 +9,13 @@ use crate::accel::MsiSink;
 use crate::config::{SerialBackend, VmConfig};
 use crate::console::GuestOutput;
 use crate::devices::acpi::{self, AcpiRegisters};
-use crate::devices::bus::Bus;
-use crate::devices::debug_console::{self, DebugConsole};
-use crate::devices::debug_exit::{self, DebugExit};
-use crate::devices::i8042::I8042;
 use crate::devices::irqchip::IrqChip;
-use crate::devices::irqchip::pit::Pit;
-use crate::devices::port_92::{self, Port92};
-use crate::devices::post::{self, Post};
-use crate::devices::pvpanic::{self, PvPanic};
-use crate::devices::reset_control::{self, ResetControl};
-use crate::devices::serial::{self, Serial, SerialSink};
-use crate::devices::timer::{HostClock, Timers, Waker};
-use crate::devices::{Device, EventSink, GuestEvent};
+use crate::devices::pc::{Pc, PcSetup};
+use crate::devices::rtc::MemorySize;
+use crate::devices::serial::{Serial, SerialSink};
+use crate::devices::timer::{HostClock, Timers};
+use crate::devices::{EventSink, GuestEvent};
+use crate::memory;
 use crate::outcome::Outcome;
 
 use super::VmError;
@@ -52,68 +46,35 @@ impl Machine {
         state: &Arc<RunState>,
         output: &Arc<GuestOutput>,
     ) -> Result<Self, VmError> {
-        let irqchip = IrqChip::new(msi);
-        let mut ports = Bus::new();
-        let mut mmio = Bus::new();
-        let mut timers = Timers::default();
-        let events = event_sink(state);
-        let waker: Waker = {
-            let state = Arc::clone(state);
-            Arc::new(move || state.wake_supervisor())
-        };
-        irqchip.attach(&mut ports, &mut mmio)?;
-
-        let pit = shared(Pit::new(Arc::new(HostClock), Box::new(irqchip.line(0)), waker));
-        Pit::attach(&pit, &mut ports)?;
-        timers.add(pit);
-        let i8042 = shared(I8042::new(Box::new(irqchip.line(1)), Arc::clone(&events)));
-        I8042::attach(&i8042, &mut ports)?;
-
-        let mut stdin = None;
-        for (index, backend) in config.serial.iter().enumerate() {
-            let Some(backend) = backend else { continue };
-            let Some((base, irq)) = serial::COM_PORTS.get(index).copied() else { continue };
-            let sink = serial_sink(backend, index == 0, state, output)?;
-            let port = shared(Serial::new(Box::new(irqchip.line(irq)), sink));
-            ports.insert(base, serial::PORTS, &format!("COM{}", index + 1), port.clone())?;
-            if *backend == SerialBackend::Stdio && stdin.is_none() {
-                stdin = Some(port);
+        let mut serial = [const { None }; 4];
+        for (port, (sink, backend)) in serial.iter_mut().zip(&config.serial).enumerate() {
+            if let Some(backend) = backend {
+                *sink = Some(serial_sink(backend, port == 0, state, output)?);
             }
         }
-
+        let (low, high) = memory::split(config.memory);
+        let events = event_sink(state);
         let debug_output = Arc::clone(output);
-        let console = DebugConsole::new(Box::new(move |byte| debug_output.push(&[byte])));
-        let button = irqchip.line(acpi::POWER_BUTTON_GSI);
-        let simple: [(u64, u64, &str, Arc<Mutex<dyn Device>>); 7] = [
-            (debug_console::PORT, 1, "debug console", shared(console)),
-            (debug_exit::PORT, debug_exit::PORTS, "debug exit", shared(DebugExit::new(Arc::clone(&events)))),
-            (pvpanic::PORT, 1, "pvpanic", shared(PvPanic::new(Arc::clone(&events)))),
-            (post::PORT, 1, "POST", shared(Post::default())),
-            (port_92::PORT, 1, "port 92", shared(Port92::new(Arc::clone(&events)))),
-            (
-                reset_control::PORT,
-                reset_control::PORTS,
-                "reset control",
-                shared(ResetControl::new(Arc::clone(&events))),
-            ),
-            (
-                acpi::ACPI_PORT.into(),
-                acpi::ACPI_PORTS.into(),
-                "ACPI registers",
-                shared(AcpiRegisters::new(events, Box::new(button))),
-            ),
-        ];
-        for (base, len, name, device) in simple {
-            ports.insert(base, len, name, device)?;
-        }
+        let wake = Arc::clone(state);
+        let mut pc = Pc::new(PcSetup {
+            clock: Arc::new(HostClock),
+            memory: MemorySize { low, high },
+            msi,
+            events: Arc::clone(&events),
+            waker: Arc::new(move || wake.wake_supervisor()),
+            serial,
+            debug_console: Some(Box::new(move |byte| debug_output.push(&[byte]))),
+        })?;
+        let button = pc.irqchip.line(acpi::POWER_BUTTON_GSI);
+        let registers = AcpiRegisters::new(events, Box::new(button));
+        let (base, len) = (acpi::ACPI_PORT.into(), acpi::ACPI_PORTS.into());
+        pc.ports.insert(base, len, "acpi registers", Arc::new(Mutex::new(registers)))?;
 
-        Ok(Self { platform: Platform { ports, mmio }, irqchip, timers, stdin })
+        let on_stdio = config.serial.iter().position(|port| *port == Some(SerialBackend::Stdio));
+        let stdin = on_stdio.and_then(|port| pc.serial.get(port)?.clone());
+        let platform = Platform { ports: pc.ports, mmio: pc.mmio };
+        Ok(Self { platform, irqchip: pc.irqchip, timers: pc.timers, stdin })
     }
-}
-
-/// A device as the bus takes it.
-fn shared<D>(device: D) -> Arc<Mutex<D>> {
-    Arc::new(Mutex::new(device))
 }
 
 /// What a guest tells through a device is an outcome.

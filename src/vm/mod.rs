@@ -31,7 +31,7 @@ use supervisor::Supervisor;
 use vcpu_loop::{Platform, linear_rip, run_vcpu};
 
 /// The guest that runs when no kernel is named; its source is in `images/builtin`.
-const BUILTIN_GUEST: &[u8] = include_bytes!("../../images/builtin/guest.elf");
+const BUILTIN_GUEST: &[u8] = include_bytes!("../../images/builtin/builtin.elf");
 
 /// Why a run failed by vm-accel's or the host's fault: exit status 125.
 #[derive(Debug, Error)]
@@ -93,16 +93,14 @@ pub struct Ended {
 pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
     let memory = memory::allocate(config.memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
-    let (kernel, cmdline) = match &config.kernel {
-        KernelSource::Builtin => {
-            (KernelImage::builtin(BUILTIN_GUEST), config.cmdline.as_deref().unwrap_or(""))
-        }
-        KernelSource::File(path) => (KernelImage::open(path)?, config.linux_cmdline()),
+    let kernel = match &config.kernel {
+        KernelSource::Builtin => KernelImage::builtin(BUILTIN_GUEST),
+        KernelSource::File(path) => KernelImage::open(path)?,
     };
     let boot = loader::load(&LoadRequest {
         kernel,
         initrd: config.initrd.as_deref(),
-        cmdline,
+        cmdline: config.cmdline.as_deref(),
         modules: &config.modules,
         flat: config.flat,
         decompress: config.decompress,

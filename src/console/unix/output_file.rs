@@ -44,6 +44,12 @@ impl OutputFile {
         Self::from_fd(libc::STDOUT_FILENO)
     }
 
+    /// The process's stderr.
+    #[must_use]
+    pub fn stderr() -> Self {
+        Self::from_fd(libc::STDERR_FILENO)
+    }
+
     /// Creates the file at `path`, or empties it. It may be a FIFO with a reader, or a device.
     ///
     /// # Errors

@@ -260,7 +260,8 @@ impl Channel {
 }
 
 fn binary_to_bcd(value: u64) -> u64 {
-    value % 10 | (value / 10 % 10) << 4 | (value / 100 % 10) << 8 | (value / 1000 % 10) << 12
+    let digit = |unit: u64| value / unit % 10;
+    digit(1) | digit(10) << 4 | digit(100) << 8 | digit(1000) << 12
 }
 
 /// Digits above 9 count as they are.

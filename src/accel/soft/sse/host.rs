@@ -5,9 +5,8 @@
 
 use std::arch::asm;
 use std::arch::is_x86_feature_detected;
-use std::arch::x86_64::__m128i;
 
-use super::softfloat::MASKS;
+use super::host_integer::{register, value};
 use super::{CF, PF, Xm, ZF, portable};
 
 /// The MXCSR that Rust code runs under.
@@ -16,21 +15,14 @@ const RUST_MXCSR: u32 = 0x1f80;
 /// The same, as an operand in memory.
 static RUST_MXCSR_IN_MEMORY: u32 = RUST_MXCSR;
 
+/// The exception masks of MXCSR.
+pub const MASKS: u32 = 0x3f << 7;
+
 /// The exception flags of MXCSR.
 const FLAGS: u32 = 0x3f;
 
 /// The bits of MXCSR that exist: others would raise #GP.
 const MXCSR_BITS: u32 = 0xffff;
-
-fn register(value: u128) -> __m128i {
-    // SAFETY: both types have 16 bytes, and every bit pattern is valid.
-    unsafe { std::mem::transmute::<u128, __m128i>(value) }
-}
-
-fn value(register: __m128i) -> u128 {
-    // SAFETY: as above.
-    unsafe { std::mem::transmute::<__m128i, u128>(register) }
-}
 
 /// Executes `instruction` with the guest's MXCSR and gives that its flags. Each `asm!` has it all, so that
 /// the compiler moves no arithmetic of its own in between. Operands are evaluated twice.

@@ -5,8 +5,9 @@
 //! faults and writes results. An XMM register is a `u128` (lane 0 is the least significant), an MMX
 //! register is a `u128` of which the upper half is zero on the way in and ignored on the way out.
 //!
-//! Floating-point arithmetic is done by `host` on x86-64 hosts and by `portable`, which is exact too,
-//! elsewhere.
+//! On x86-64 hosts floating point is done by `host` and most of the rest by `host_integer`; elsewhere by
+//! `portable`, on top of `softfloat`, and by the lane code of `arithmetic`, `shift` and `shuffle`, with the
+//! same results. Only RCPPS and RSQRTPS differ, as they do between processors.
 
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod approximation;
@@ -17,6 +18,8 @@ mod float;
 mod horizontal;
 #[cfg(target_arch = "x86_64")]
 mod host;
+#[cfg(target_arch = "x86_64")]
+mod host_integer;
 mod lanes;
 mod mmx;
 mod portable;
@@ -41,7 +44,8 @@ const SF: u32 = 1 << 7;
 /// Overflow flag.
 const OF: u32 = 1 << 11;
 
-/// An unmasked SIMD floating-point exception (#XM): the flags are set in MXCSR, nothing else is written.
+/// An unmasked SIMD floating-point exception: the flags are set in MXCSR, nothing else is written. It is
+/// delivered as #XM, or as #UD while CR4.OSXMMEXCPT is clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Xm;
 

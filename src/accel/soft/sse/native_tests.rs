@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use iced_x86::{Code, CpuidFeature, Encoder, EncodingKind, Instruction, MemoryOperand, Mnemonic, Register};
 
-use super::softfloat::MASKS;
+use super::host::MASKS;
+use super::table::lookup_portable;
 use super::{Form, FpFn, StringTarget, ToIntFn, Xm, approximation, byte_mask, host, lookup, portable};
 
 const ARITHMETIC_FLAGS: u32 = 0x8d5;
@@ -415,8 +416,13 @@ fn on_host(code: Code) -> bool {
     })
 }
 
-/// Compares all forms that `choose` takes with the host's instructions.
-fn against_the_host(rounds: usize, unmasked: bool, choose: impl Fn(Form) -> bool) {
+/// Compares all forms that `lookup` gives and `choose` takes with the host's instructions.
+fn against_the_host(
+    lookup: impl Fn(Code, bool) -> Option<Form>,
+    rounds: usize,
+    unmasked: bool,
+    choose: impl Fn(Form) -> bool,
+) {
     let mut random = Random::new();
     let seed = random.0;
     let native = Native::new();
@@ -471,22 +477,27 @@ fn is_float(form: Form) -> bool {
 
 #[test]
 fn integer_forms_agree_with_the_host() {
-    against_the_host(300, false, |form| !is_float(form));
+    against_the_host(lookup, 300, false, |form| !is_float(form));
+}
+
+#[test]
+fn portable_integer_forms_agree_with_the_host() {
+    against_the_host(lookup_portable, 300, false, |form| !is_float(form));
 }
 
 #[test]
 fn float_forms_agree_with_the_host() {
-    against_the_host(600, false, is_float);
+    against_the_host(lookup, 600, false, is_float);
 }
 
 #[test]
 fn unmasked_exceptions_agree_with_the_host() {
-    against_the_host(600, true, is_float);
+    against_the_host(lookup, 600, true, is_float);
 }
 
 #[test]
 fn string_comparisons_agree_with_the_host_for_every_immediate() {
-    against_the_host(3000, false, |form| matches!(form, Form::String { .. }));
+    against_the_host(lookup, 3000, false, |form| matches!(form, Form::String { .. }));
 }
 
 /// The functions of both units, by name.

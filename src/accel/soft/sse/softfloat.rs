@@ -20,8 +20,6 @@ pub const UE: u32 = 1 << 4;
 pub const PE: u32 = 1 << 5;
 /// MXCSR: denormal operands are zeros.
 pub const DAZ: u32 = 1 << 6;
-/// MXCSR: the exception masks; each lies seven bits above its flag.
-pub const MASKS: u32 = 0x3f << 7;
 /// MXCSR: tiny results are zeros, where underflow is masked.
 pub const FZ: u32 = 1 << 15;
 
@@ -550,5 +548,62 @@ impl Format {
             return to.signed(a.negative, 0);
         }
         to.round(env, a.negative, exponent, significand.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// All exceptions masked, to nearest.
+    const DEFAULT: u32 = 0x1f80;
+
+    /// Compares with the host's arithmetic, which gives NaNs of its own.
+    fn same(ours: u64, theirs: f64) -> bool {
+        ours == theirs.to_bits() || f64::from_bits(ours).is_nan() && theirs.is_nan()
+    }
+
+    proptest! {
+        #[test]
+        fn doubles_round_as_the_host_does(x in any::<u64>(), y in any::<u64>(), near in any::<bool>()) {
+            // Half of the pairs have exponents near one another.
+            let y = if near { y >> 12 | x & 0xfff << 52 } else { y };
+            let (a, b) = (f64::from_bits(x), f64::from_bits(y));
+            let mut env = Env::new(DEFAULT);
+            prop_assert!(same(F64.add(&mut env, x, y), a + b));
+            prop_assert!(same(F64.sub(&mut env, x, y), a - b));
+            prop_assert!(same(F64.mul(&mut env, x, y), a * b));
+            prop_assert!(same(F64.div(&mut env, x, y), a / b));
+            prop_assert!(same(F64.sqrt(&mut env, x), a.sqrt()));
+            prop_assert!(same(F32.convert(&mut env, x & 0xffff_ffff, F64), f64::from(f32::from_bits(x as u32))));
+            prop_assert_eq!(f32::from_bits(F64.convert(&mut env, x, F32) as u32).is_nan(), a.is_nan());
+            if !a.is_nan() {
+                prop_assert_eq!(F64.convert(&mut env, x, F32) as u32, (a as f32).to_bits());
+            }
+            prop_assert_eq!(F64.integer(&mut env, x as i64), (x as i64 as f64).to_bits());
+        }
+    }
+
+    #[test]
+    fn flags_tell_what_happened() {
+        let flags = |f: &dyn Fn(&mut Env) -> u64, mxcsr| {
+            let mut env = Env::new(mxcsr);
+            let result = f(&mut env);
+            (result, env.flags)
+        };
+        let (one, three, least) = (1f64.to_bits(), 3f64.to_bits(), 1u64);
+        let normal = f64::MIN_POSITIVE.to_bits();
+        assert_eq!(flags(&|e| F64.div(e, one, three), DEFAULT), ((1f64 / 3.0).to_bits(), PE));
+        assert_eq!(flags(&|e| F64.div(e, one, 0), DEFAULT), (f64::INFINITY.to_bits(), ZE));
+        assert_eq!(flags(&|e| F64.div(e, 0, 0), DEFAULT), (0xfff8 << 48, IE));
+        assert_eq!(flags(&|e| F64.add(e, one, least), DEFAULT), (one, DE | PE));
+        assert_eq!(flags(&|e| F64.add(e, one, least), DEFAULT | DAZ), (one, 0));
+        // An exact tiny result is an underflow only when that is flushed or traps.
+        let half = 0.5f64.to_bits();
+        assert_eq!(flags(&|e| F64.mul(e, normal, half), DEFAULT), (normal >> 1, 0));
+        assert_eq!(flags(&|e| F64.mul(e, normal, half), DEFAULT | FZ), (0, UE | PE));
+        assert_eq!(flags(&|e| F64.mul(e, normal, half), DEFAULT & !(UE << 7)).1, UE);
     }
 }

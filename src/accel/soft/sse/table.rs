@@ -11,6 +11,14 @@ use super::{Form, IntFn, StoreFn, StringTarget, Xm};
 /// `memory` tells whether one of the operands (implicit ones aside) is in memory: some instructions do
 /// something else then.
 pub fn lookup(code: Code, memory: bool) -> Option<Form> {
+    let form = lookup_portable(code, memory)?;
+    #[cfg(target_arch = "x86_64")]
+    let form = super::host_integer::prefer_host(code.mnemonic(), form);
+    Some(form)
+}
+
+/// As [`lookup`], with lane code for all integer instructions.
+pub(super) fn lookup_portable(code: Code, memory: bool) -> Option<Form> {
     moves(code, memory)
         .or_else(|| integer(code))
         .or_else(|| float::lookup(code, memory))

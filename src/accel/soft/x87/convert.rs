@@ -178,7 +178,7 @@ pub(super) fn to_bcd(control: u16, a: F80) -> ([u8; 10], u16) {
     for byte in &mut bytes[..9] {
         let pair = (magnitude % 100) as u8;
         magnitude /= 100;
-        *byte = pair / 10 << 4 | pair % 10;
+        *byte = ((pair / 10) << 4) | (pair % 10);
     }
     bytes[9] = if a.is_negative() { 0x80 } else { 0 };
     (bytes, flags)

@@ -361,7 +361,7 @@ impl X87 {
             }
             0xf8 => self.remainder(false),
             0xf9 => self.binary_and_pop(unit::log2_of_one_plus_times),
-            0xfa => self.unary_by(|a| unit::sqrt(control, a)),
+            0xfa => self.unary_by(|a| softfloat::sqrt(control, a)),
             0xfb => {
                 self.status &= !C2;
                 self.unary_and_push(|a| unit::sine_cosine(control, a));
@@ -457,10 +457,11 @@ impl X87 {
             }
             return;
         }
-        let (value, flags) = unit::remainder(self.control, self.st(0), self.st(1), nearest);
+        let (value, flags) = softfloat::remainder(self.control, self.st(0), self.st(1), nearest);
         // Without a quotient its bits stay what they were.
         let quotient = flags & (IE | !self.control & DE) == 0 && !value.is_nan();
         self.status &= !if quotient { UNORDERED } else { C2 };
+        let flags = if quotient { flags } else { flags & EXCEPTIONS };
         if self.raise(flags) {
             self.set_st(0, value);
         }
@@ -500,12 +501,12 @@ impl X87 {
     fn arithmetic(&mut self, field: u8, a: F80, b: F80, destination: usize, loaded: u16) -> bool {
         let control = self.control;
         let mut answer = match field {
-            0 => unit::add(control, a, b),
-            1 => unit::mul(control, a, b),
-            4 => unit::sub(control, a, b),
-            5 => unit::sub(control, b, a),
-            6 => unit::div(control, a, b),
-            _ => unit::div(control, b, a),
+            0 => softfloat::add(control, a, b),
+            1 => softfloat::mul(control, a, b),
+            4 => softfloat::sub(control, a, b),
+            5 => softfloat::sub(control, b, a),
+            6 => softfloat::div(control, a, b),
+            _ => softfloat::div(control, b, a),
         };
         // A denormal from memory is normal by now, but still to be reported unless something worse is.
         if loaded & DE != 0 && answer.1 & (IE | ZE) == 0 && !a.is_nan() {
@@ -704,4 +705,76 @@ fn constant(control: u16, number: u8) -> F80 {
         softfloat::Rounding::Down | softfloat::Rounding::Chop => false,
     };
     F80::new(exponent, (mantissa | INTEGER_BIT) + u64::from(up))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLD1: (u8, u8) = (0xd9, 0xe8);
+
+    fn run(x87: &mut X87, (opcode, modrm): (u8, u8)) -> Effects {
+        x87.execute(opcode, modrm, &Inputs::default()).unwrap()
+    }
+
+    #[test]
+    fn waiting_instructions_fault_while_an_unmasked_exception_is_pending() {
+        let mut x87 = X87::default();
+        x87.set_control(0x340);
+        run(&mut x87, FLD1);
+        // FTST of an empty register after the pop.
+        run(&mut x87, (0xdd, 0xd8));
+        run(&mut x87, (0xd9, 0xe4));
+        assert!(x87.wait());
+        let before = x87.clone();
+        for opcode in 0xd8..=0xdf {
+            for modrm in 0..=0xff {
+                if memory_operand(opcode, modrm, true).is_some() && is_waiting(opcode, modrm) {
+                    let result = x87.execute(opcode, modrm, &Inputs::default());
+                    assert_eq!((result, &x87), (Err(Fault::Mf), &before));
+                }
+            }
+        }
+        assert_eq!(run(&mut x87, (0xdf, 0xe0)), Effects::Ax(before.status));
+        run(&mut x87, (0xdb, 0xe2));
+        assert!(!x87.wait());
+    }
+
+    #[test]
+    fn execute_and_memory_operand_agree_on_what_exists() {
+        for opcode in 0..=0xff {
+            for modrm in 0..=0xff {
+                let exists = memory_operand(opcode, modrm, false).is_some();
+                let result = X87::default().execute(opcode, modrm, &Inputs::default());
+                assert_eq!(result.is_ok(), exists, "{opcode:02x} {modrm:02x}");
+            }
+        }
+    }
+
+    #[test]
+    fn pointers_follow_all_but_control_instructions() {
+        let mut x87 = X87::default();
+        let inputs = Inputs { memory: &[0; 4], ip: 0x1000, cs: 8, dp: 0x2000, ds: 16, ..Inputs::default() };
+        x87.execute(0xd8, 0x03, &inputs).unwrap();
+        let pointers = |x87: &X87| (x87.opcode, x87.ip, x87.cs, x87.dp, x87.ds);
+        assert_eq!(pointers(&x87), (0x003, 0x1000, 8, 0x2000, 16));
+        let later = Inputs { ip: 0x1010, dp: 0, ..inputs };
+        for (opcode, modrm) in [(0xd9, 0x2b), (0xd9, 0x3b), (0xdd, 0x3b), (0xdb, 0xe2), (0xdf, 0xe0)] {
+            x87.execute(opcode, modrm, &later).unwrap();
+            assert_eq!(pointers(&x87).1, 0x1000, "{opcode:02x} {modrm:02x}");
+        }
+        x87.execute(0xd9, 0xe1, &later).unwrap();
+        assert_eq!(pointers(&x87), (0x1e1, 0x1010, 8, 0x2000, 16));
+    }
+
+    #[test]
+    fn mmx_writes_are_seen_as_numbers_that_are_none() {
+        let mut x87 = X87::default();
+        run(&mut x87, FLD1);
+        x87.mmx_set(3, 0x0123_4567_89ab_cdef);
+        assert_eq!((x87.top(), x87.tag, x87.mmx_get(3)), (0, 0xff, 0x0123_4567_89ab_cdef));
+        assert_eq!(x87.st(3).sign_exponent, 0xffff);
+        x87.emms();
+        assert!(x87.is_empty(3));
+    }
 }

@@ -1,4 +1,4 @@
-//! Arithmetic on the host's own x87, with the guest's control word.
+//! Transcendental functions on the host's own x87, with the guest's control word.
 //!
 //! The unmasked exceptions of the guest stay unmasked: the host's unit then gives what an unmasked exception
 //! gives, and the exception is cleared before any instruction that would wait for it. Each function leaves
@@ -12,96 +12,21 @@ use super::{F80, X87};
 
 /// The layout that `fld tbyte` and `fstp tbyte` want.
 #[repr(C)]
-struct Slot {
+pub(super) struct Slot {
     mantissa: u64,
     sign_exponent: u16,
 }
 
 impl Slot {
-    const fn of(a: F80) -> Self {
+    pub(super) const fn of(a: F80) -> Self {
         Self { mantissa: a.mantissa, sign_exponent: a.sign_exponent }
     }
 
-    const fn value(&self) -> F80 {
+    #[cfg(test)]
+    pub(super) const fn value(&self) -> F80 {
         F80::new(self.sign_exponent, self.mantissa)
     }
 }
-
-/// Declares a function of two operands; the instruction has `a` in ST0 and `b` in ST1. (The template of
-/// `asm!` must be a literal.)
-macro_rules! binary {
-    ($(#[$doc:meta])* $name:ident, $instruction:literal) => {
-        $(#[$doc])*
-        #[inline]
-        pub fn $name(control: u16, a: F80, b: F80) -> Answer {
-            let (mut a, b) = (Slot::of(a), Slot::of(b));
-            let mut words = [control | 0x40, 0];
-            let status: u16;
-            // SAFETY: the pointers are to live, properly sized locals; the stack of the x87 unit is empty
-            // by the ABI at the start and left empty, and the control word is restored.
-            unsafe {
-                asm!(
-                    "fnstsw ax",
-                    "test al, 0x7f",
-                    "jz 2f",
-                    "fnclex",
-                    "2:",
-                    "fnstcw word ptr [{words} + 2]",
-                    "fld tbyte ptr [{b}]",
-                    "fld tbyte ptr [{a}]",
-                    "movzx {t:e}, word ptr [{words} + 2]",
-                    "cmp word ptr [{words}], {t:x}",
-                    "je 3f",
-                    "fldcw word ptr [{words}]",
-                    $instruction,
-                    "fnstsw ax",
-                    "fnclex",
-                    "fldcw word ptr [{words} + 2]",
-                    "jmp 4f",
-                    "3:",
-                    $instruction,
-                    "fnstsw ax",
-                    "test al, 0x80",
-                    "jz 4f",
-                    "fnclex",
-                    "4:",
-                    "fstp tbyte ptr [{a}]",
-                    "fstp st(0)",
-                    a = in(reg) &raw mut a,
-                    b = in(reg) &raw const b,
-                    words = in(reg) &raw mut words,
-                    t = out(reg) _,
-                    out("ax") status,
-                    out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
-                    out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
-                    options(nostack),
-                );
-            }
-            (a.value(), status & (EXCEPTIONS | C1))
-        }
-    };
-}
-
-binary!(
-    /// `a + b`.
-    add,
-    "fadd st, st(1)"
-);
-binary!(
-    /// `a - b`.
-    sub,
-    "fsub st, st(1)"
-);
-binary!(
-    /// `a * b`.
-    mul,
-    "fmul st, st(1)"
-);
-binary!(
-    /// `a / b`.
-    div,
-    "fdiv st, st(1)"
-);
 
 /// Declares a function that runs an instruction with `a` in ST0 and `b` in ST1 and gives the unit's whole
 /// state after it. (The template of `asm!` must be a literal.)
@@ -139,9 +64,6 @@ macro_rules! whole {
     };
 }
 
-whole!(run_fsqrt, "fsqrt");
-whole!(run_fprem, "fprem");
-whole!(run_fprem1, "fprem1");
 whole!(run_f2xm1, "f2xm1");
 whole!(run_fyl2x, "fyl2x");
 whole!(run_fyl2xp1, "fyl2xp1");
@@ -154,17 +76,6 @@ whole!(run_fsincos, "fsincos");
 /// The result in ST0, and the status bits in `mask`.
 fn answer(after: &X87, mask: u16) -> Answer {
     (after.st(0), after.status & mask)
-}
-
-/// The square root of `a`.
-pub fn sqrt(control: u16, a: F80) -> Answer {
-    answer(&run_fsqrt(control, a, F80::ZERO), EXCEPTIONS | C1)
-}
-
-/// FPREM (`nearest` false) and FPREM1: what is left of `a` divided by `b`, or one step towards it (C2).
-pub fn remainder(control: u16, a: F80, b: F80, nearest: bool) -> Answer {
-    let after = if nearest { run_fprem1(control, a, b) } else { run_fprem(control, a, b) };
-    answer(&after, EXCEPTIONS | super::compare::UNORDERED | C1)
 }
 
 /// F2XM1: two to the power of `a`, minus one.
@@ -227,9 +138,9 @@ mod tests {
         };
         let before = state();
         for control in [0x340, 0x37f, 0xc40, 0x27f] {
-            assert_eq!(div(control, F80::ONE, F80::ZERO).1 & EXCEPTIONS, super::super::status::ZE);
+            assert_eq!(log2_times(control, F80::ZERO, F80::ONE).1, super::super::status::ZE);
             assert_eq!(state(), before);
-            assert_eq!(sqrt(control, F80::ONE.negated()).1 & EXCEPTIONS, super::super::status::IE);
+            assert_eq!(sine(control, F80::infinity(true)).1, super::super::status::IE);
             assert_eq!(sine_cosine(control, F80::INDEFINITE).2, 0);
             assert_eq!(state(), before);
         }

@@ -1,8 +1,10 @@
 //! The x87 floating-point unit, 80 bits wide.
 //!
-//! `execute` holds the instructions, `environment` the images of FNSTENV and FNSAVE, `compare` and
-//! `convert` what integer arithmetic does at once. Arithmetic proper comes from `unit`: the host's own x87
-//! where there is one (`host`), else the portable twin (`softfloat`, `transcendental`).
+//! `execute` holds the instructions, `environment` the images of FNSTENV and FNSAVE, `compare`, `convert` and
+//! `softfloat` the arithmetic, which is integer arithmetic: right to the bit and the same on every host.
+//! Transcendental functions come from `unit`: the host's own x87 where there is one (`host`), else the
+//! portable twin (`transcendental`). Where the manuals leave a choice, AMD's processors are followed, except
+//! that C1 is cleared where Intel's manual says so.
 
 mod compare;
 mod convert;
@@ -10,11 +12,15 @@ mod environment;
 mod execute;
 #[cfg(target_arch = "x86_64")]
 mod host;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod host_arithmetic;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod native_tests;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod samples;
 pub mod softfloat;
 pub mod transcendental;
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod twin_tests;
 mod unit;
 mod wide;

@@ -82,7 +82,7 @@ impl Random {
         x87.status = (self.next() as u16) & !0x80ff | (self.next() as u16) & 0x7f & x87.control;
         x87.tag = match self.below(4) {
             0 => self.next() as u8,
-            1 => 0xff & !(1 << self.below(8)),
+            1 => !(1 << self.below(8)),
             _ => {
                 // The upper half of the stack: what most instructions need.
                 0x1fu8.rotate_left(u32::from(x87.status >> 11 & 7))

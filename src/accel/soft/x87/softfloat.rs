@@ -1,4 +1,4 @@
-//! The portable twin of the host's x87: arithmetic on 80-bit numbers, right to the bit, flags included.
+//! Arithmetic on 80-bit numbers, right to the bit, flags included.
 //!
 //! Each function takes the control word and gives the result with the status bits that it raises: the
 //! exceptions, C1 for a result rounded up (away from zero) and, for remainders, the quotient's bits. Where

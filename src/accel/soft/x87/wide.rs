@@ -3,6 +3,7 @@
 
 use super::F80;
 use super::softfloat::{Answer, BIAS, round_to, unpack};
+use super::status::{PE, UE};
 
 /// `(-1)^negative * significand * 2^(exponent - 127)`; the significand's top bit is set unless it is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,22 @@ impl Wide {
         round_to(64, control, self.negative, self.exponent + BIAS, self.significand | 1)
     }
 
+    /// Rounded as the control word says where the last bit is no guess. PE is raised nevertheless, as
+    /// processors do.
+    pub(super) fn rounded_exactly(self, control: u16) -> Answer {
+        let (value, flags) = round_to(64, control, self.negative, self.exponent + BIAS, self.significand);
+        (value, flags | PE | if value.is_denormal() { UE } else { 0 })
+    }
+
+    /// The nearest integer of a number in 0 to 2^16.
+    pub(super) fn nearest_small(self) -> u32 {
+        let doubled = match self.exponent {
+            exponent @ -1..=16 => (self.significand >> (126 - exponent)) as u32,
+            _ => 0,
+        };
+        doubled.div_ceil(2)
+    }
+
     pub(super) const fn negated(self) -> Self {
         Self { negative: !self.negative, ..self }
     }
@@ -74,7 +91,8 @@ impl Wide {
             (other, self)
         };
         let distance = large.exponent.abs_diff(small.exponent);
-        let y = small.significand.checked_shr(distance).unwrap_or(0);
+        // What is too small to matter still makes the result inexact, on the right side.
+        let y = small.significand.checked_shr(distance).unwrap_or(0).max(1);
         if large.negative == small.negative {
             let (sum, carry) = large.significand.overflowing_add(y);
             if carry {
@@ -137,7 +155,7 @@ impl Wide {
         let divisor = u128::from(divisor);
         let (mut quotient, rest) = (self.significand / divisor, self.significand % divisor);
         let shift = quotient.leading_zeros();
-        quotient = quotient << shift | (rest << shift) / divisor;
+        quotient = (quotient << shift) | ((rest << shift) / divisor);
         Self { exponent: self.exponent - shift as i32, significand: quotient, ..self }
     }
 }

@@ -99,7 +99,7 @@ pub struct Lapic {
 }
 
 impl Lapic {
-    pub(self) fn new(bus: Arc<ApicBus>, setup: LapicSetup) -> Self {
+    fn new(bus: Arc<ApicBus>, setup: LapicSetup) -> Self {
         let LapicSetup { id, is_bsp, clock, tsc, interrupts, wake, timer_changed } = setup;
         let bsp = if is_bsp { BASE_BSP } else { 0 };
         Self {
@@ -361,7 +361,7 @@ impl Lapic {
 
     /// The register at an offset in the page.
     fn register_at(offset: u64) -> Option<u32> {
-        (offset < PAGE_LEN && offset % 16 == 0).then(|| u32::try_from(offset / 16).ok()).flatten()
+        (offset < PAGE_LEN && offset.is_multiple_of(16)).then(|| u32::try_from(offset / 16).ok()).flatten()
     }
 
     /// Works on the registers, then brings `events` and the timer's deadline up to date.
