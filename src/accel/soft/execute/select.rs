@@ -255,8 +255,8 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
         | Mnemonic::Prefetchw => Some(s::nop),
         _ if cpu.is_long() => long_mode(cpu, i, op),
         _ => match condition(i) {
-            Some((Conditional::Set | Conditional::Move, _)) => conditional(i, op),
-            _ => None,
+            Some(_) => conditional(i, op),
+            None => None,
         },
     }
 }
@@ -314,7 +314,8 @@ fn conditional(i: &Instruction, op: &mut Op) -> Option<Handler> {
     let (what, code) = condition(i)?;
     match what {
         Conditional::Jump => {
-            if i.op0_kind() != OpKind::NearBranch64 {
+            // Targets of 16 bits wrap by themselves.
+            if i.op0_kind() == OpKind::NearBranch16 {
                 return None;
             }
             op.imm = i.near_branch64();
