@@ -178,6 +178,17 @@ pub fn increment_r<T: Int, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next()
 }
 
+/// INC of memory, or DEC with `UP` false.
+pub fn increment_m<T: Int, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let la = address::<true>(cpu, op);
+    let old: T = access!(cpu, op, cpu.load_for_store(la));
+    let new = T::from_u64(old.to_u64().wrapping_add(if UP { 1 } else { u64::MAX }));
+    access!(cpu, op, cpu.store(la, new));
+    let carry = T::from_u64(u64::from(cpu.lazy.carry()) * rflags::CF);
+    cpu.set_lazy(if UP { kind::INC } else { kind::DEC }, new, carry);
+    op.next()
+}
+
 pub fn neg_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let old: T = cpu.reg(op.a);
     let new = T::from_u64(old.to_u64().wrapping_neg());
