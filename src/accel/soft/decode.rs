@@ -9,7 +9,7 @@ use super::abort::Exec;
 use super::cache::key;
 use super::execute::{self, Flow, General, fast};
 use super::memory::{Access, granules};
-use super::mmu::Want;
+use super::mmu::{PAGE_MASK, Want};
 use super::op::{Detail, Op};
 use super::ram::read_host;
 use super::state::{Cpu, Mode};
@@ -67,7 +67,13 @@ impl Cpu {
     pub(super) fn block(&mut self) -> Exec<Option<u32>> {
         let rip = self.rip;
         self.check_target(rip)?;
-        let gpa = self.translate(self.code_address(rip), Want::Execute, Access::Current)?;
+        let la = self.code_address(rip);
+        let entry = self.tlb.get(self.tlb_set, Want::Execute, la);
+        let gpa = if entry.tag == la & PAGE_MASK {
+            entry.addend | la & 0xfff
+        } else {
+            self.translate(la, Want::Execute, Access::Current)?
+        };
         let Some(page) = self.ram.page_number(gpa) else { return Ok(None) };
         self.set_code_page(gpa, rip);
         let key = key(gpa, self.mode_key());
@@ -113,7 +119,7 @@ impl Cpu {
             }
             let len = instruction.len() as u64;
             let at = (offset - start) as usize;
-            if !(offset > start && self.fuse(&before, &instruction)) {
+            if !(self.cache.ops.len() > first && self.fuse(&before, &instruction)) {
                 self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
             }
             before = instruction;
@@ -155,6 +161,9 @@ impl Cpu {
         let mut op = op_of(i, offset);
         if let Some(handler) = execute::select(self, i, &mut op) {
             op.handler = Cell::new(handler);
+            if matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Endbr64) {
+                return;
+            }
         } else {
             let (run, is_system) = general(i);
             op.handler = Cell::new(if is_system || ends_block(i) {

@@ -17,6 +17,8 @@ pub mod run;
 pub mod sse;
 pub mod state;
 pub mod system;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 mod wakeup;
 pub mod x87;

@@ -65,13 +65,6 @@ impl Op {
         std::ptr::from_ref(self).wrapping_add(1)
     }
 
-    /// Where `link` leads, relative to `Cpu::page_base`.
-    #[inline]
-    #[must_use]
-    pub fn target(&self) -> u64 {
-        self.imm
-    }
-
     /// Whether the memory operand is in the stack segment: its base is RSP or RBP, and no segment is named.
     #[must_use]
     pub fn uses_stack_segment(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Guest RAM as the software CPU sees it: host addresses, and which parts hold decoded code.
 
-use std::sync::{Arc, RwLock};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
@@ -94,7 +94,7 @@ impl Ram {
     /// Replaces the naturally aligned `old` by `new` at `gpa`; false if something else was there.
     #[must_use]
     pub fn compare_exchange_u64(&self, gpa: u64, old: u64, new: u64) -> bool {
-        let Some(host) = self.host(gpa, 8).filter(|host| host % 8 == 0) else { return true };
+        let Some(host) = self.host(gpa, 8).filter(|host| host.is_multiple_of(8)) else { return true };
         // SAFETY: eight mapped, aligned bytes that are only accessed as shared memory.
         let cell = unsafe { AtomicU64::from_ptr(std::ptr::with_exposed_provenance_mut(host)) };
         cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()
@@ -103,7 +103,7 @@ impl Ram {
     /// As `compare_exchange_u64`, of 32 bits.
     #[must_use]
     pub fn compare_exchange_u32(&self, gpa: u64, old: u32, new: u32) -> bool {
-        let Some(host) = self.host(gpa, 4).filter(|host| host % 4 == 0) else { return true };
+        let Some(host) = self.host(gpa, 4).filter(|host| host.is_multiple_of(4)) else { return true };
         // SAFETY: four mapped, aligned bytes that are only accessed as shared memory.
         let cell = unsafe { AtomicU32::from_ptr(std::ptr::with_exposed_provenance_mut(host)) };
         cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()

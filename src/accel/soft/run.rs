@@ -160,7 +160,8 @@ impl Cpu {
             // SAFETY: an operation of the cache, which has not been cleared since it was executed:
             // `decode_block` resets `link_from` when it clears.
             let from: &Op = unsafe { &*from };
-            if self.page_base.wrapping_add(from.target()) == self.rip {
+            // An interrupt may have come between.
+            if self.link_to == (self.rip, self.code_page) {
                 from.link.set(op);
             }
         }
@@ -171,6 +172,8 @@ impl Cpu {
             let op = unsafe { &*next };
             next = op.handler.get()(self, op);
         }
+        // No block executes: whoever stores now (the delivery of an event) may store to any code.
+        self.code_page = u64::MAX;
     }
 
     /// Deals with an abort: delivers an exception, or gives what the caller has to do.

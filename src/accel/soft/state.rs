@@ -122,6 +122,8 @@ pub struct Cpu {
     pub(super) code_page: u64,
     /// The branch that has just left its block for one that it could be linked to, or null.
     pub(super) link_from: *const Op,
+    /// Where `link_from` leads: RIP and the guest-physical page.
+    pub(super) link_to: (u64, u64),
     /// Escape and ModRM bytes of the x87 instruction under way.
     pub(super) escape: (u8, u8),
     /// The instruction under way has the operand size of 32 bits (x87 environments).
@@ -231,6 +233,7 @@ impl Cpu {
             cache,
             code_page: 0,
             link_from: std::ptr::null(),
+            link_to: (0, 0),
             escape: (0, 0),
             operand_is_wide: true,
             halted: false,

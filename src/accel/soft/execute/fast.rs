@@ -74,6 +74,7 @@ pub(super) fn unlinked(cpu: &mut Cpu, op: &Op, target: u64) -> Next {
     }
     cpu.rip = rip;
     cpu.link_from = std::ptr::from_ref(op);
+    cpu.link_to = (rip, cpu.code_page);
     LEAVE
 }
 
@@ -143,4 +144,3 @@ pub fn general_last(cpu: &mut Cpu, op: &Op) -> Next {
     }
     LEAVE
 }
-

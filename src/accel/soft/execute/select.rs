@@ -40,15 +40,42 @@ macro_rules! sized_memory {
 macro_rules! with_operation {
     ($mnemonic:expr, $o:ident => $body:expr) => {
         match $mnemonic {
-            Mnemonic::Add => { type $o = Add; $body }
-            Mnemonic::Or => { type $o = Or; $body }
-            Mnemonic::Adc => { type $o = Adc; $body }
-            Mnemonic::Sbb => { type $o = Sbb; $body }
-            Mnemonic::And => { type $o = And; $body }
-            Mnemonic::Sub => { type $o = Sub; $body }
-            Mnemonic::Xor => { type $o = Xor; $body }
-            Mnemonic::Cmp => { type $o = Cmp; $body }
-            _ => { type $o = Test; $body }
+            Mnemonic::Add => {
+                type $o = Add;
+                $body
+            }
+            Mnemonic::Or => {
+                type $o = Or;
+                $body
+            }
+            Mnemonic::Adc => {
+                type $o = Adc;
+                $body
+            }
+            Mnemonic::Sbb => {
+                type $o = Sbb;
+                $body
+            }
+            Mnemonic::And => {
+                type $o = And;
+                $body
+            }
+            Mnemonic::Sub => {
+                type $o = Sub;
+                $body
+            }
+            Mnemonic::Xor => {
+                type $o = Xor;
+                $body
+            }
+            Mnemonic::Cmp => {
+                type $o = Cmp;
+                $body
+            }
+            _ => {
+                type $o = Test;
+                $body
+            }
         }
     };
 }
@@ -160,6 +187,15 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
         }
         Mnemonic::Movzx | Mnemonic::Movsx | Mnemonic::Movsxd => extend(cpu, i, op),
         Mnemonic::Inc | Mnemonic::Dec | Mnemonic::Neg | Mnemonic::Not => {
+            if is_memory(i, 0) {
+                memory(cpu, i, op)?;
+                let size = i.memory_size().size();
+                return match i.mnemonic() {
+                    Mnemonic::Inc => Some(sized_memory!(size, true, increment_m)),
+                    Mnemonic::Dec => Some(sized_memory!(size, false, increment_m)),
+                    _ => None,
+                };
+            }
             let r = register(i, 0)?;
             op.a = register_offset(r);
             Some(match i.mnemonic() {
@@ -219,8 +255,8 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
         | Mnemonic::Prefetchw => Some(s::nop),
         _ if cpu.is_long() => long_mode(cpu, i, op),
         _ => match condition(i) {
-            Some((Conditional::Set | Conditional::Move, _)) => conditional(i, op),
-            _ => None,
+            Some(_) => conditional(i, op),
+            None => None,
         },
     }
 }
@@ -278,7 +314,8 @@ fn conditional(i: &Instruction, op: &mut Op) -> Option<Handler> {
     let (what, code) = condition(i)?;
     match what {
         Conditional::Jump => {
-            if i.op0_kind() != OpKind::NearBranch64 {
+            // Targets of 16 bits wrap by themselves.
+            if i.op0_kind() == OpKind::NearBranch16 {
                 return None;
             }
             op.imm = i.near_branch64();

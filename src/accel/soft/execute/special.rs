@@ -28,9 +28,8 @@ impl Cpu {
 fn address<const FULL: bool>(cpu: &Cpu, op: &Op) -> u64 {
     let mut address = cpu.slot(op.base).wrapping_add(i64::from(op.disp) as u64);
     if FULL {
-        address = address
-            .wrapping_add(cpu.slot(op.index) << (op.scale & 3))
-            .wrapping_add(cpu.slot(op.scale >> 2));
+        address =
+            address.wrapping_add(cpu.slot(op.index) << (op.scale & 3)).wrapping_add(cpu.slot(op.scale >> 2));
     }
     address
 }
@@ -175,6 +174,17 @@ pub fn increment_r<T: Int, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let step = if UP { 1 } else { u64::MAX };
     let new = T::from_u64(old.to_u64().wrapping_add(step));
     cpu.set_reg(op.a, new);
+    cpu.set_lazy(if UP { kind::INC } else { kind::DEC }, new, carry);
+    op.next()
+}
+
+/// INC of memory, or DEC with `UP` false.
+pub fn increment_m<T: Int, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let la = address::<true>(cpu, op);
+    let old: T = access!(cpu, op, cpu.load_for_store(la));
+    let new = T::from_u64(old.to_u64().wrapping_add(if UP { 1 } else { u64::MAX }));
+    access!(cpu, op, cpu.store(la, new));
+    let carry = T::from_u64(u64::from(cpu.lazy.carry()) * rflags::CF);
     cpu.set_lazy(if UP { kind::INC } else { kind::DEC }, new, carry);
     op.next()
 }

@@ -16,7 +16,8 @@ pub fn is_x87(i: &Instruction) -> bool {
     let features = i.cpuid_features();
     let unit = [CpuidFeature::FPU, CpuidFeature::FPU287, CpuidFeature::FPU387, CpuidFeature::FPU287XL_ONLY];
     // FISTTP came with SSE3; FCMOV and FCOMI with CMOV are features of the FPU, too.
-    matches!(i.mnemonic(), Mnemonic::Fisttp | Mnemonic::Wait) || features.iter().any(|feature| unit.contains(feature))
+    matches!(i.mnemonic(), Mnemonic::Fisttp | Mnemonic::Wait)
+        || features.iter().any(|feature| unit.contains(feature))
 }
 
 /// How many bytes of memory an SSE form reads, and whether they must be aligned.
@@ -86,7 +87,7 @@ impl Cpu {
             8 => self.store(la, value as u64),
             _ => {
                 // Nothing is stored unless all of it can be.
-                if la & 0xfff > 4096 - 16 || la % 16 != 0 {
+                if la & 0xfff > 4096 - 16 || !la.is_multiple_of(16) {
                     self.probe_write(la, 16, Access::Current)?;
                 }
                 self.store(la, value as u64)?;
@@ -99,7 +100,7 @@ impl Cpu {
     fn vector_operand(&mut self, i: &Instruction, n: u32, bytes: u8, aligned: bool) -> Exec<u128> {
         if i.op_kind(n) == OpKind::Memory {
             let la = self.memory_operand(i, bytes.into(), false)?;
-            if aligned && la % 16 != 0 {
+            if aligned && !la.is_multiple_of(16) {
                 return self.general_protection();
             }
             return self.load_vector(la, bytes);
@@ -215,7 +216,7 @@ pub fn sse_instruction(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
         }
         Form::Store { f, bytes, aligned } => {
             let la = cpu.memory_operand(i, bytes.into(), true)?;
-            if aligned && la % 16 != 0 {
+            if aligned && !la.is_multiple_of(16) {
                 return cpu.general_protection();
             }
             let value = f(cpu.vector_operand(i, 1, 16, false)?, imm);
