@@ -180,8 +180,8 @@ fn set_address_register(random: &mut Random, input: &mut Input, register: Regist
     input.gpr[number(register)] = value;
 }
 
-/// Makes the memory operand be at `target`, or close by.
-fn aim(random: &mut Random, input: &mut Input, i: &Instruction, target: u64) {
+/// Makes the memory operand be at `target`, or close by; gives its address.
+fn aim(random: &mut Random, input: &mut Input, i: &Instruction, target: u64) -> u64 {
     let base_of = match i.memory_segment() {
         Register::GS => GS_BASE,
         _ => 0,
@@ -196,7 +196,8 @@ fn aim(random: &mut Random, input: &mut Input, i: &Instruction, target: u64) {
     let scale = u64::from(i.memory_index_scale());
     let displacement = i.memory_displacement64();
     if i.is_ip_rel_memory_operand() {
-        return patch(want.wrapping_sub(input.rip + i.len() as u64));
+        patch(want.wrapping_sub(input.rip + i.len() as u64));
+        return target;
     }
     match (base, index) {
         (Register::None, Register::None) => patch(want),
@@ -210,7 +211,9 @@ fn aim(random: &mut Random, input: &mut Input, i: &Instruction, target: u64) {
             set_address_register(random, input, index, value);
         }
         (base, index) if number(base) == number(index) => {
-            set_address_register(random, input, base, want.wrapping_sub(displacement) / (1 + scale));
+            let value = want.wrapping_sub(displacement) / (1 + scale);
+            set_address_register(random, input, base, value);
+            return value.wrapping_mul(1 + scale).wrapping_add(displacement).wrapping_add(base_of);
         }
         (base, index) => {
             if random.percent(70) {
@@ -221,6 +224,7 @@ fn aim(random: &mut Random, input: &mut Input, i: &Instruction, target: u64) {
             set_address_register(random, input, base, value);
         }
     }
+    target
 }
 
 /// Where a branch may go: most often to code.
@@ -283,7 +287,8 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
         let near = input.gpr[RSI].wrapping_add(random.below(80)).wrapping_sub(40).wrapping_add(gs);
         input.gpr[RDI] = if random.percent(30) { near } else { place(random, size) };
         if matches!(mnemonic, Mnemonic::Maskmovdqu | Mnemonic::Maskmovq) {
-            input.gpr[RDI] = input.gpr[RDI].wrapping_sub(gs);
+            // Whether bytes that are not stored can fault is the implementation's choice.
+            input.gpr[RDI] = (DATA + random.below(2 * PAGE as u64 - 16)).wrapping_sub(gs);
         }
         input.gpr[RCX] = match random.below(10) {
             0..=4 => random.below(20),
@@ -311,8 +316,7 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
     }
     let wanted = if form.memory {
         let target = place(random, size);
-        aim(random, &mut input, &i, target);
-        target
+        aim(random, &mut input, &i, target)
     } else {
         0
     };

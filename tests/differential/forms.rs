@@ -154,7 +154,22 @@ pub fn is_vendor_specific(bytes: &[u8], i: &Instruction) -> bool {
             | FlowControl::Return
     );
     // Intel's ignore the operand-size prefix of a near branch in 64-bit mode.
-    near && bytes[..i.len() - 1].contains(&0x66)
+    let narrow_branch = near && bytes[..i.len() - 1].contains(&0x66);
+    let repeat = bytes[..i.len() - 1].iter().any(|byte| matches!(byte, 0xf2 | 0xf3));
+    narrow_branch
+        || match i.mnemonic() {
+            // AMD's processors take F2 and F3 for a change of the condition.
+            Mnemonic::Loope | Mnemonic::Loopne => repeat,
+            // AMD's execute `xchg r8, rax` where REX.B stands between F3 and 90.
+            Mnemonic::Pause => bytes[..i.len() - 1].iter().any(|byte| byte & 0xf1 == 0x41),
+            // The register forms of PREFETCH are undefined on AMD's.
+            Mnemonic::Reservednop => i.code() as usize <= Code::Reservednop_rm64_r64_0F0D as usize,
+            // AMD's load 32 bits, Intel's 16.
+            Mnemonic::Movsxd => i.code() == Code::Movsxd_r16_rm16,
+            // AMD's fetch no operands of these.
+            Mnemonic::Ud0 | Mnemonic::Ud1 => true,
+            _ => false,
+        }
 }
 
 const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];

@@ -17,6 +17,8 @@ use crate::machine::{
 };
 
 const RAM: u64 = 2 << 20;
+/// All of RAM for privilege level 0, in the upper half.
+const KERNEL: u64 = 0xffff_8000_0000_0000;
 const GDT: u64 = 0x1000;
 const IDT: u64 = 0x2000;
 const TSS: u64 = 0x3000;
@@ -52,14 +54,18 @@ impl Interpreter {
             let dpl = if vector == 3 { 3 } else { 0 };
             let gate = handler | u64::from(KERNEL_CS) << 16 | (0x8e | dpl << 5) << 40;
             put(&mut cpu, IDT + vector * 16, gate);
+            put(&mut cpu, IDT + vector * 16 + 8, KERNEL >> 32);
             cpu.write_phys(handler, 0xf4u8).unwrap();
         }
-        put(&mut cpu, TSS + 4, STACK);
+        put(&mut cpu, TSS + 4, KERNEL + STACK);
+        // No I/O permission map.
+        cpu.write_phys(TSS + 0x66, 0x68u16).unwrap();
         // One paging structure of each kind; the page of the program's 2 MiB.
         put(&mut cpu, TABLES, TABLES + 0x1007);
-        put(&mut cpu, TABLES + 0x1000, TABLES + 0x2007);
+        put(&mut cpu, TABLES + 256 * 8, TABLES + 0x5003);
+        put(&mut cpu, TABLES + 0x5000, TABLES + 0x6003);
+        put(&mut cpu, TABLES + 0x6000, 0x83);
         put(&mut cpu, TABLES + 0x1008, TABLES + 0x3007);
-        put(&mut cpu, TABLES + 0x2000, 0x83);
         put(&mut cpu, TABLES + 0x3000 + (CODE >> 21 & 511) * 8, TABLES + 0x4007);
         for page in 0..CODE_PAGES as u64 {
             put(&mut cpu, TABLES + 0x4000 + page * 8, CODE_GPA + page * 4096 | 5);
@@ -71,10 +77,10 @@ impl Interpreter {
         for byte in 0..(CODE_PAGES * PAGE) as u64 {
             cpu.write_phys(CODE_GPA + byte, 0xccu8).unwrap();
         }
-        cpu.gdt = DescriptorTable { base: GDT, limit: 0xff };
-        cpu.idt = DescriptorTable { base: IDT, limit: 0xfff };
+        cpu.gdt = DescriptorTable { base: KERNEL + GDT, limit: 0xff };
+        cpu.idt = DescriptorTable { base: KERNEL + IDT, limit: 0xfff };
         let segment = Segment { limit: 0xffff_ffff, present: true, ..Segment::default() };
-        cpu.tr = Segment { base: TSS, limit: 0x67, selector: 0x40, type_: 11, ..segment };
+        cpu.tr = Segment { base: KERNEL + TSS, limit: 0x67, selector: 0x40, type_: 11, ..segment };
         cpu.ldt = Segment { unusable: true, ..Segment::default() };
         cpu.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
         cpu.cr3 = TABLES;
@@ -195,12 +201,13 @@ impl Interpreter {
             // SAFETY: as above.
             data: unsafe { std::slice::from_raw_parts(self.data(), DATA_BYTES) }.to_vec(),
         };
-        if stop == Stop::Halted && rip >= HANDLERS && rip < HANDLERS + 512 {
-            outcome.vector = ((rip - HANDLERS) / 16) as u8;
+        let handler = rip.wrapping_sub(KERNEL + HANDLERS);
+        if stop == Stop::Halted && handler < 512 {
+            outcome.vector = (handler / 16) as u8;
             let mut item = rsp;
             let mut pop = || {
                 item += 8;
-                self.ram.read::<u64>(item - 8).unwrap()
+                self.ram.read::<u64>(item - 8 - KERNEL).unwrap()
             };
             if matches!(outcome.vector, 8 | 10..=14 | 17) {
                 outcome.error = pop();

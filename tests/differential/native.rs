@@ -211,6 +211,8 @@ impl Native {
             (*gate).rflags = input.rflags;
             (*gate).fx = input.fx.clone();
             (*gate).target = input.rip;
+            // A page that is not in the page tables would show in a fault's error code.
+            ptr::read_volatile(ptr::with_exposed_provenance::<u8>((DATA as usize) + DATA_BYTES - 1));
             (*gate).running = true;
             differential_enter();
             ptr::write_bytes(self.alias.add(offset), 0xcc, len);
