@@ -180,12 +180,21 @@ fn set_address_register(random: &mut Random, input: &mut Input, register: Regist
     input.gpr[number(register)] = value;
 }
 
+fn is_canonical(address: u64) -> bool {
+    (address as i64) << 16 >> 16 == address as i64
+}
+
 /// Makes the memory operand be at `target`, or close by; gives its address.
 fn aim(random: &mut Random, input: &mut Input, i: &Instruction, target: u64) -> u64 {
     let base_of = match i.memory_segment() {
         Register::GS => GS_BASE,
         _ => 0,
     };
+    let mut target = target;
+    if base_of != 0 && !is_canonical(target.wrapping_sub(base_of)) {
+        // AMD's processors want also the offset to be canonical.
+        target = DATA;
+    }
     let want = target.wrapping_sub(base_of);
     let places = offsets(&input.code, input.rip);
     let (at, size) = (places.displacement_offset(), places.displacement_size());
@@ -284,6 +293,9 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
             .any(|k| matches!(k, OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI));
         let gs = if i.segment_prefix() == Register::GS { GS_BASE } else { 0 };
         input.gpr[RSI] = place(random, size).wrapping_sub(gs);
+        if !is_canonical(input.gpr[RSI]) {
+            input.gpr[RSI] = DATA.wrapping_sub(gs);
+        }
         let near = input.gpr[RSI].wrapping_add(random.below(80)).wrapping_sub(40).wrapping_add(gs);
         input.gpr[RDI] = if random.percent(30) { near } else { place(random, size) };
         if matches!(mnemonic, Mnemonic::Maskmovdqu | Mnemonic::Maskmovq) {
@@ -378,4 +390,36 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
         put(&mut input.data, rsp, &flags.to_le_bytes());
     }
     Some((input, i))
+}
+
+/// Up to 15 random bytes, with prefixes more often than chance would have them.
+pub fn raw(random: &mut Random) -> Input {
+    const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+    let mut input = state(random);
+    let prefixes = random.pick(&[0, 0, 0, 1, 1, 2, 3, 14]).min(random.below(16));
+    for _ in 0..prefixes {
+        input.code.push(random.pick(&PREFIXES));
+    }
+    if random.percent(30) {
+        input.code.push(0x40 | random.below(16) as u8);
+    }
+    match random.below(8) {
+        0..=2 => input.code.push(0x0f),
+        3 => input.code.extend([0x0f, 0x38]),
+        4 => input.code.extend([0x0f, 0x3a]),
+        _ => {}
+    }
+    while input.code.len() < 15 {
+        input.code.push(random.next() as u8);
+    }
+    input.code.truncate(15);
+    input
+}
+
+/// Makes the registers of a random instruction fit it.
+pub fn fit(random: &mut Random, input: &mut Input, i: &Instruction) {
+    if forms::has_memory(i) && (i.memory_segment() == Register::GS || random.percent(80)) {
+        let target = place(random, i.memory_size().size().clamp(1, 512) as u64);
+        input.target = aim(random, input, i, target);
+    }
 }

@@ -5,11 +5,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::forms;
 use crate::interpreter::Interpreter;
-use crate::machine::{Fx, Input, RSP};
+use crate::machine::{CODE, CODE_PAGES, Fx, Input, PAGE, RSP};
 use crate::native::Native;
 use crate::random::Random;
 use crate::{cases, verdict};
@@ -125,7 +125,7 @@ fn describe(i: &Instruction, input: &Input, differences: &str) -> String {
 /// Every form with random operands.
 #[test]
 fn every_form_as_the_processor() {
-    let cases: u64 = setting("DIFFERENTIAL_CASES").unwrap_or(200);
+    let cases: u64 = setting("DIFFERENTIAL_CASES").unwrap_or(100);
     let wanted: String = setting("DIFFERENTIAL_FORM").unwrap_or_default();
     let seed = seed();
     let (mut pair, _alone) = Pair::new();
@@ -154,6 +154,81 @@ fn every_form_as_the_processor() {
     }
     println!("{forms_tried} forms, {executed} cases");
     assert!(executed > 0, "no form is called {wanted}");
+    for (name, (count, text)) in &failures {
+        println!("{name}: {count} cases differ\n{text}");
+    }
+    assert!(failures.is_empty(), "{} forms differ; DIFFERENTIAL_SEED={seed}", failures.len());
+}
+
+/// Whether executing the bytes here would do more than change the state that is put back.
+fn is_safe(i: &Instruction, input: &Input) -> bool {
+    let into_itself =
+        matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32 | OpKind::NearBranch16)
+            && i.near_branch_target().wrapping_sub(input.rip) < i.len() as u64;
+    let pops_flags = matches!(i.mnemonic(), Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq);
+    let implementation = matches!(i.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq);
+    let fs = i.segment_prefix() == Register::FS;
+    !into_itself && !pops_flags && !implementation && !fs
+}
+
+/// Random bytes: what is undefined for the processor is for the software CPU, too, and what is not does the same.
+#[test]
+fn random_bytes_as_the_processor() {
+    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(100_000, |cases: u64| cases * 1000);
+    let seed = seed();
+    let (mut pair, _alone) = Pair::new();
+    let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
+    let (mut executed, mut undefined, mut not_offered) = (0u64, 0u64, 0u64);
+    for case in 0..cases {
+        let mut random = Random::new(seed ^ case << 16);
+        let mut input = cases::raw(&mut random);
+        let mut i = forms::decode(&input.code, input.rip);
+        let mut differences = if i.is_invalid() {
+            undefined += 1;
+            // How many bytes are fetched of an instruction that is undefined is the implementation's choice.
+            if input.rip + 15 > CODE + (CODE_PAGES * PAGE) as u64 {
+                continue;
+            }
+            pair.differences(&i, &input)
+        } else {
+            input.code.truncate(i.len());
+            if !forms::is_comparable(&i) || forms::is_vendor_specific(&input.code, &i) || !is_safe(&i, &input)
+            {
+                continue;
+            }
+            cases::fit(&mut random, &mut input, &i);
+            i = forms::decode(&input.code, input.rip);
+            if forms::is_offered(&i) {
+                executed += 1;
+                pair.differences(&i, &input)
+            } else if forms::is_system(&i) {
+                continue;
+            } else {
+                not_offered += 1;
+                let outcome = pair.soft.run(&input);
+                // #PF where the bytes are not all there.
+                if matches!(outcome.vector, 6 | 14) && outcome.rip == input.rip {
+                    String::new()
+                } else {
+                    format!("    not offered, but vector {}\n", outcome.vector)
+                }
+            }
+        };
+        if !differences.is_empty() {
+            let mut name = format!("{:?}", i.code());
+            if i.is_invalid() {
+                name += differences.lines().next().unwrap_or_default();
+            }
+            let failure = failures.entry(name).or_insert_with(|| {
+                if forms::is_offered(&i) && !i.is_invalid() {
+                    differences = pair.shrink(&i, &mut input);
+                }
+                (0, describe(&i, &input, &differences))
+            });
+            failure.0 += 1;
+        }
+    }
+    println!("{executed} executed, {undefined} undefined, {not_offered} not offered");
     for (name, (count, text)) in &failures {
         println!("{name}: {count} cases differ\n{text}");
     }

@@ -94,6 +94,42 @@ pub fn is_offered(i: &Instruction) -> bool {
     always || i.cpuid_features().iter().all(offered)
 }
 
+/// Whether the software CPU executes the instruction, but not in a way that could be compared here.
+pub fn is_system(i: &Instruction) -> bool {
+    use CpuidFeature as F;
+    let system = |feature: &F| {
+        matches!(
+            feature,
+            F::AES
+                | F::PCLMULQDQ
+                | F::CET_SS
+                | F::INVPCID
+                | F::MONITOR
+                | F::MSR
+                | F::RDPID
+                | F::RDPMC
+                | F::RDRAND
+                | F::RDSEED
+                | F::RDTSCP
+                | F::SEP
+                | F::SERIALIZE
+                | F::SMAP
+                | F::SYSCALL
+                | F::TSC
+                | F::XSAVE
+                | F::CPUID
+                | F::INTEL286_ONLY
+                | F::PAUSE
+                | F::SMM
+                | F::VMX
+                | F::BMI1
+                | F::LZCNT
+                | F::WBNOINVD
+        )
+    };
+    i.cpuid_features().iter().any(system)
+}
+
 /// Whether the instruction does in this process what it does at privilege level 3 of any machine: it does not
 /// enter the kernel on purpose, nor depend on the kernel's tables, its settings or the time.
 pub fn is_comparable(i: &Instruction) -> bool {

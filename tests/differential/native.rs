@@ -144,6 +144,21 @@ extern "C" fn on_signal(signal: i32, _: *mut libc::siginfo_t, context: *mut libc
     }
 }
 
+impl Drop for Native {
+    fn drop(&mut self) {
+        // SAFETY: our own mappings, to which nothing refers any more; the alternate stack is no longer used.
+        unsafe {
+            for (at, pages) in
+                [(CODE, CODE_PAGES), (DATA, DATA_PAGES), (self.alias.addr() as u64, CODE_PAGES + DATA_PAGES)]
+            {
+                libc::munmap(ptr::without_provenance_mut(at as usize), pages * PAGE);
+            }
+            let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+            libc::sigaltstack(&raw const none, ptr::null_mut());
+        }
+    }
+}
+
 /// The mappings, and the handler's stack.
 pub struct Native {
     /// Code and data, writable.
@@ -152,7 +167,7 @@ pub struct Native {
 }
 
 impl Native {
-    /// To be called once in a process.
+    /// There can be only one at a time.
     pub fn new() -> Self {
         let mut stack = vec![0u8; 256 << 10];
         // SAFETY: the addresses are free in a process of this kind (MAP_FIXED_NOREPLACE fails where they

@@ -126,7 +126,7 @@ fn is_matter_of_order(i: &Instruction, input: &Input, native: &Outcome, soft: &O
         Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq => true,
         Mnemonic::Push | Mnemonic::Pop | Mnemonic::Call | Mnemonic::Enter => true,
         // Many accesses, or a misaligned operand that has another fault, too.
-        _ => i.memory_size().size() >= 14 || soft.vector == FLOATING,
+        _ => i.memory_size().size() >= 10 || soft.vector == FLOATING,
     };
     several && faulted(native) && faulted(soft)
 }
