@@ -1,0 +1,161 @@
+//! The tests.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use iced_x86::Instruction;
+
+use crate::forms;
+use crate::interpreter::Interpreter;
+use crate::machine::{Fx, Input, RSP};
+use crate::native::Native;
+use crate::random::Random;
+use crate::{cases, verdict};
+
+/// Both sides. One at a time: the addresses and the signal handlers are the process's.
+struct Pair {
+    native: Native,
+    soft: Interpreter,
+}
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+impl Pair {
+    fn new() -> (Self, MutexGuard<'static, ()>) {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        (Self { native: Native::new(), soft: Interpreter::new() }, alone)
+    }
+
+    /// What differs.
+    fn differences(&mut self, i: &Instruction, input: &Input) -> String {
+        let native = self.native.run(input);
+        let soft = self.soft.run(input);
+        verdict::differences(i, input, &native, &soft)
+    }
+
+    /// Leaves out of the input what does not matter.
+    fn shrink(&mut self, i: &Instruction, input: &mut Input) -> String {
+        let mut last = self.differences(i, input);
+        let mut attempt = |pair: &mut Self, change: &dyn Fn(&mut Input)| {
+            let mut smaller = input.clone();
+            change(&mut smaller);
+            let differences = pair.differences(i, &smaller);
+            if !differences.is_empty() {
+                *input = smaller;
+                last = differences;
+            }
+        };
+        attempt(self, &|input| input.data.fill(0));
+        attempt(self, &|input| input.fx = Fx::new());
+        attempt(self, &|input| input.rflags = 0x202);
+        attempt(self, &|input| input.stepped = true);
+        for n in (0..16).filter(|&n| n != RSP) {
+            attempt(self, &|input| input.gpr[n] = 0);
+        }
+        attempt(self, &|input| input.gpr[RSP] = crate::machine::DATA + 0x800);
+        for n in 0..16 {
+            attempt(self, &|input| input.fx.set_xmm(n, 0));
+        }
+        attempt(self, &|input| input.fx.set_mxcsr(0x1f80));
+        attempt(self, &|input| input.fx.set_u16(0, 0x37f));
+        last
+    }
+}
+
+fn setting<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+}
+
+fn seed() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| {
+        let seed = setting("DIFFERENTIAL_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
+        println!("DIFFERENTIAL_SEED={seed}");
+        seed
+    })
+}
+
+fn describe(i: &Instruction, input: &Input, differences: &str) -> String {
+    use std::fmt::Write;
+    let mut text = format!("  {i} {:02x?} at {:#x}", input.code, input.rip);
+    if !input.stepped {
+        text += ", in a block";
+    }
+    text += "\n    from";
+    for (n, value) in input.gpr.iter().enumerate() {
+        if *value != 0 {
+            let _ = write!(text, " r{n}={value:#x}");
+        }
+    }
+    let _ = write!(text, " rflags={:#x}", input.rflags);
+    if input.fx != Fx::new() {
+        let _ = write!(
+            text,
+            " mxcsr={:#x} fcw={:#x} fsw={:#x} ftw={:#x}",
+            input.fx.mxcsr(),
+            input.fx.u16(0),
+            input.fx.u16(2),
+            input.fx.0[4]
+        );
+        for n in 0..16 {
+            if input.fx.xmm(n) != 0 {
+                let _ = write!(text, " xmm{n}={:#x}", input.fx.xmm(n));
+            }
+        }
+        for n in 0..8 {
+            let _ = write!(text, " st{n}={:02x?}", input.fx.st(n));
+        }
+    }
+    if input.target != 0 {
+        let _ = write!(text, " operand at {:#x}:", input.target);
+        let at = input.target.wrapping_sub(crate::machine::DATA) as usize;
+        for n in 0..16 {
+            match input.data.get(at.wrapping_add(n)) {
+                Some(byte) => drop(write!(text, " {byte:02x}")),
+                None => text += " --",
+            }
+        }
+    }
+    format!("{text}\n{differences}")
+}
+
+/// Every form with random operands.
+#[test]
+fn every_form_as_the_processor() {
+    let cases: u64 = setting("DIFFERENTIAL_CASES").unwrap_or(200);
+    let wanted: String = setting("DIFFERENTIAL_FORM").unwrap_or_default();
+    let seed = seed();
+    let (mut pair, _alone) = Pair::new();
+    let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
+    let (mut forms_tried, mut executed) = (0, 0u64);
+    for form in forms::all() {
+        let name = format!("{:?}{}", form.code, if form.memory { " (memory)" } else { "" });
+        if !name.to_lowercase().contains(&wanted.to_lowercase()) {
+            continue;
+        }
+        forms_tried += 1;
+        let mut random = Random::new(seed ^ (form.code as u64) << 1 ^ u64::from(form.memory));
+        for _ in 0..cases {
+            let Some((mut input, i)) = cases::case(&mut random, &form) else { continue };
+            executed += 1;
+            let differences = pair.differences(&i, &input);
+            if differences.is_empty() {
+                continue;
+            }
+            let failure = failures.entry(name.clone()).or_insert_with(|| {
+                let differences = pair.shrink(&i, &mut input);
+                (0, describe(&i, &input, &differences))
+            });
+            failure.0 += 1;
+        }
+    }
+    println!("{forms_tried} forms, {executed} cases");
+    assert!(executed > 0, "no form is called {wanted}");
+    for (name, (count, text)) in &failures {
+        println!("{name}: {count} cases differ\n{text}");
+    }
+    assert!(failures.is_empty(), "{} forms differ; DIFFERENTIAL_SEED={seed}", failures.len());
+}
