@@ -121,6 +121,7 @@ pub fn is_system(i: &Instruction) -> bool {
                 | F::INTEL286_ONLY
                 | F::PAUSE
                 | F::SMM
+                | F::SVM
                 | F::VMX
                 | F::BMI1
                 | F::LZCNT
@@ -206,6 +207,29 @@ pub fn is_vendor_specific(bytes: &[u8], i: &Instruction) -> bool {
             Mnemonic::Ud0 | Mnemonic::Ud1 => true,
             _ => false,
         }
+}
+
+/// What is undefined to iced, and what the processor may do instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undefined {
+    /// Raise #UD.
+    Always,
+    /// Raise #GP(0) because it is longer than 15 bytes, if the undefined opcode is taken to have operands.
+    OrTooLong,
+    /// Execute it: AVX and AVX-512, near branches of AMD's length, LOCK with VERW.
+    NotHere,
+}
+
+pub fn undefined(bytes: &[u8]) -> Undefined {
+    let is_prefix = |byte: &&u8| PREFIXES.contains(*byte) || (0x40..0x50).contains(*byte);
+    let prefixes = bytes.iter().take_while(is_prefix).count();
+    let narrow = bytes[..prefixes].contains(&0x66);
+    match bytes[prefixes..] {
+        [0x62 | 0xc4 | 0xc5, ..] | [0x0f, 0 | 1, ..] => Undefined::NotHere,
+        [0xe8 | 0xe9, ..] | [0x0f, 0x80..=0x8f, ..] if narrow => Undefined::NotHere,
+        _ if prefixes >= 5 => Undefined::OrTooLong,
+        _ => Undefined::Always,
+    }
 }
 
 const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
