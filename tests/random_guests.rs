@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use vm_accel::accel::soft::SoftBackend;
+use vm_accel::accel::soft::{SoftBackend, SoftVcpu};
 use vm_accel::accel::{
     Accel, DescriptorTable, FpuRegs, GuestRegs, InterruptController, Kick, Segment, SpecialRegs, VcpuExit,
-    VcpuOps, VcpuSetup, X86FpuRegs, X86Regs, X86SpecialRegs,
+    VcpuOps, VcpuResult, VcpuSetup, X86FpuRegs, X86Regs, X86SpecialRegs,
 };
 use vm_accel::memory;
 use vm_memory::{Bytes, GuestAddress};
@@ -22,6 +22,8 @@ const RAM: u64 = 4 << 20;
 const RUN: Duration = Duration::from_millis(3);
 /// After which a guest that does not heed the kick is taken to hang.
 const HANG: Duration = Duration::from_secs(20);
+/// New states on what is left of RAM.
+const STARTS: u32 = 40;
 /// Accesses to devices after which a guest ends.
 const EXITS: u32 = 200;
 
@@ -234,18 +236,10 @@ fn special(random: &mut Random, fresh: &X86SpecialRegs) -> (X86SpecialRegs, u64)
     (s, rflags)
 }
 
-/// Runs a guest until it ends or its time is over.
-fn run(seed: u64, watch: &Watch) -> Result<(), String> {
-    let mut random = Random(seed);
-    let ram = memory::allocate(RAM).unwrap();
-    fill(&mut random, &ram);
-    let mut backend = SoftBackend::new().map_err(|e| e.to_string())?;
-    backend.map_memory(&ram).map_err(|e| e.to_string())?;
-    let setup = VcpuSetup { cpus: 1, interrupts: Arc::new(NoInterrupts) };
-    let mut vcpu = backend.create_vcpu(0, &setup).map_err(|e| e.to_string())?;
-    let SpecialRegs::X86_64(fresh) = vcpu.get_special_regs().map_err(|e| e.to_string())?;
-    let (special, rflags) = special(&mut random, &fresh);
-    vcpu.set_special_regs(&SpecialRegs::X86_64(special)).map_err(|e| e.to_string())?;
+/// Gives the vCPU a new state.
+fn start(random: &mut Random, vcpu: &mut SoftVcpu, fresh: &X86SpecialRegs) -> VcpuResult<()> {
+    let (special, rflags) = special(random, fresh);
+    vcpu.set_special_regs(&SpecialRegs::X86_64(special))?;
     let mut fpu = X86FpuRegs {
         fcw: random.next() as u16,
         fsw: random.next() as u16,
@@ -257,7 +251,7 @@ fn run(seed: u64, watch: &Watch) -> Result<(), String> {
         register[..8].copy_from_slice(&random.next().to_le_bytes());
         register[8..10].copy_from_slice(&(random.next() as u16).to_le_bytes());
     }
-    vcpu.set_fpu_regs(&FpuRegs::X86_64(fpu)).map_err(|e| e.to_string())?;
+    vcpu.set_fpu_regs(&FpuRegs::X86_64(fpu))?;
     let mut v = || random.value();
     let regs = X86Regs {
         rax: v(),
@@ -279,17 +273,32 @@ fn run(seed: u64, watch: &Watch) -> Result<(), String> {
         rip: v() & 0xffff,
         rflags,
     };
-    vcpu.set_regs(&GuestRegs::X86_64(regs)).map_err(|e| e.to_string())?;
+    vcpu.set_regs(&GuestRegs::X86_64(regs))
+}
+
+/// Runs a guest until it ends or its time is over.
+fn run(seed: u64, watch: &Watch) -> Result<(), String> {
+    let mut random = Random(seed);
+    let ram = memory::allocate(RAM).unwrap();
+    fill(&mut random, &ram);
+    let mut backend = SoftBackend::new().map_err(|e| e.to_string())?;
+    backend.map_memory(&ram).map_err(|e| e.to_string())?;
+    let setup = VcpuSetup { cpus: 1, interrupts: Arc::new(NoInterrupts) };
+    let mut vcpu = backend.create_vcpu(0, &setup).map_err(|e| e.to_string())?;
+    let SpecialRegs::X86_64(fresh) = vcpu.get_special_regs().map_err(|e| e.to_string())?;
     watch.start(seed, vcpu.kicker());
-    let mut exits = 0;
-    while exits < EXITS && !watch.is_over() {
-        exits += 1;
-        match vcpu.run().map_err(|e| e.to_string())? {
-            VcpuExit::IoIn { data, .. } | VcpuExit::MmioRead { data, .. } => {
-                data.fill_with(|| random.next() as u8);
+    for _ in 0..STARTS {
+        start(&mut random, &mut vcpu, &fresh).map_err(|e| e.to_string())?;
+        let mut exits = 0;
+        while exits < EXITS && !watch.is_over() {
+            exits += 1;
+            match vcpu.run().map_err(|e| e.to_string())? {
+                VcpuExit::IoIn { data, .. } | VcpuExit::MmioRead { data, .. } => {
+                    data.fill_with(|| random.next() as u8);
+                }
+                VcpuExit::Hlt | VcpuExit::Shutdown | VcpuExit::EmulationFailure { .. } => break,
+                _ => {}
             }
-            VcpuExit::Hlt | VcpuExit::Shutdown | VcpuExit::EmulationFailure { .. } => break,
-            _ => {}
         }
     }
     watch.stop();

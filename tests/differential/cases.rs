@@ -1,7 +1,8 @@
 //! Random cases of a form: operands, and registers that make addresses point to where something is.
 
 use iced_x86::{
-    Code, ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
+    Code, ConditionCode, ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction,
+    InstructionInfoFactory, Mnemonic, OpKind, Register,
 };
 
 use crate::forms::{self, Form};
@@ -9,6 +10,7 @@ use crate::machine::{
     CODE, DATA, DATA_BYTES, Fx, GS_BASE, Input, PAGE, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP,
 };
 use crate::random::Random;
+use crate::verdict;
 
 const ARITHMETIC: u64 = 0x8d5;
 const DF: u64 = 0x400;
@@ -99,6 +101,7 @@ pub fn state(random: &mut Random) -> Input {
         fx: fx(random),
         data: vec![0; DATA_BYTES],
         target: 0,
+        undefined: 0,
         stepped: random.percent(30),
     };
     if random.percent(30) {
@@ -390,6 +393,115 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
         put(&mut input.data, rsp, &flags.to_le_bytes());
     }
     Some((input, i))
+}
+
+/// Whether a form may be a part of a sequence: what it leaves is defined but for AF, and it goes on behind itself.
+fn joins_sequences(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    let simple = matches!(
+        i.mnemonic(),
+        M::Add
+            | M::Adc
+            | M::Sub
+            | M::Sbb
+            | M::And
+            | M::Or
+            | M::Xor
+            | M::Cmp
+            | M::Test
+            | M::Inc
+            | M::Dec
+            | M::Neg
+            | M::Not
+            | M::Mov
+            | M::Movzx
+            | M::Movsx
+            | M::Movsxd
+            | M::Lea
+            | M::Xchg
+            | M::Xadd
+            | M::Cmpxchg
+            | M::Bswap
+            | M::Cbw
+            | M::Cwde
+            | M::Cdqe
+            | M::Cwd
+            | M::Cdq
+            | M::Cqo
+            | M::Clc
+            | M::Stc
+            | M::Cmc
+            | M::Nop
+            | M::Shl
+            | M::Shr
+            | M::Sar
+    );
+    let conditional = i.condition_code() != ConditionCode::None && i.flow_control() == FlowControl::Next;
+    let narrow_bswap = i.code() == Code::Bswap_r16;
+    let by_cl = i.op_count() == 2 && i.mnemonic() != M::Mov && i.op1_register() == Register::CL;
+    (simple || conditional) && !narrow_bswap && !(by_cl && matches!(i.mnemonic(), M::Shl | M::Shr | M::Sar))
+}
+
+fn touches(i: &Instruction, register: Register) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    factory.info(i).used_registers().iter().any(|used| used.register().full_register() == register)
+}
+
+/// Register R15 counts the rounds of a loop.
+const COUNTER: usize = 15;
+
+/// Several instructions, with a conditional jump behind them or a loop around them.
+pub fn sequence(random: &mut Random, forms: &[&Form]) -> Input {
+    let mut input = state(random);
+    input.rip = CODE + 0x400 + random.below(0x400);
+    input.undefined = verdict::AF;
+    input.gpr[COUNTER] = 1 + random.below(4);
+    let wanted = 1 + random.below(6);
+    let mut aimed = false;
+    for _ in 0..wanted {
+        let form = forms[random.below(forms.len() as u64) as usize];
+        let rip = input.rip + input.code.len() as u64;
+        let Some((mut bytes, mut i)) = encode(random, form, rip) else { continue };
+        if verdict::undefined_flags(&i, &input) & !verdict::AF != 0 || touches(&i, Register::R15) {
+            continue;
+        }
+        if form.memory && i.mnemonic() != Mnemonic::Lea && !i.is_ip_rel_memory_operand() {
+            if aimed {
+                continue;
+            }
+            aimed = true;
+            let mut one = Input { code: bytes, rip, ..input.clone() };
+            let target = DATA + random.below(2 * PAGE as u64 - 64);
+            aim(random, &mut one, &i, target);
+            (bytes, input.gpr) = (one.code, one.gpr);
+            i = forms::decode(&bytes, rip);
+            if touches(&i, Register::R15) {
+                continue;
+            }
+        }
+        input.code.extend(bytes);
+    }
+    if random.percent(30) {
+        // dec r15; jnz to the first instruction
+        input.code.extend([0x49, 0xff, 0xcf]);
+        let back = (input.code.len() as u64 + 2).wrapping_neg() as u8;
+        input.code.extend([0x75, back]);
+    } else {
+        input.code.extend([0x70 + random.below(16) as u8, 0x20]);
+    }
+    input
+}
+
+/// The forms that `sequence` is made of.
+pub fn sequence_forms(forms: &[Form]) -> Vec<&Form> {
+    let joins = |form: &&Form| {
+        let mut bytes = Vec::new();
+        let template = form.templates[0];
+        template.emit(None, &mut bytes);
+        bytes.resize(15, 0);
+        joins_sequences(&forms::decode(&bytes, 0))
+    };
+    forms.iter().filter(joins).collect()
 }
 
 /// Up to 15 random bytes, with prefixes more often than chance would have them.

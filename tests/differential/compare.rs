@@ -86,6 +86,12 @@ fn seed() -> u64 {
 fn describe(i: &Instruction, input: &Input, differences: &str) -> String {
     use std::fmt::Write;
     let mut text = format!("  {i} {:02x?} at {:#x}", input.code, input.rip);
+    let mut at = i.len();
+    while at < input.code.len() && !i.is_invalid() {
+        let next = forms::decode(&input.code[at..], input.rip + at as u64);
+        let _ = write!(text, "; {next}");
+        at += next.len();
+    }
     if !input.stepped {
         text += ", in a block";
     }
@@ -248,4 +254,31 @@ fn random_bytes_as_the_processor() {
         println!("{name}: {count} cases differ\n{text}");
     }
     assert!(failures.is_empty(), "{} forms differ; DIFFERENTIAL_SEED={seed}", failures.len());
+}
+
+/// Several instructions in a block: flags that a later one needs, jumps that are joined with what is before them,
+/// loops.
+#[test]
+fn sequences_as_the_processor() {
+    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(50_000, |cases: u64| cases * 500);
+    let seed = seed();
+    let (mut pair, _alone) = Pair::new();
+    let forms = forms::all();
+    let forms = cases::sequence_forms(&forms);
+    let mut failures = Vec::new();
+    for case in 0..cases {
+        let mut random = Random::new(seed ^ case << 16);
+        let mut input = cases::sequence(&mut random, &forms);
+        // What is undefined has been left out of the sequence.
+        let nop = forms::decode(&[0x90; 15], 0);
+        if !pair.differences(&nop, &input).is_empty() {
+            let differences = pair.shrink(&nop, &mut input);
+            failures.push(describe(&forms::decode(&input.code, input.rip), &input, &differences));
+        }
+    }
+    println!("{cases} sequences of {} forms", forms.len());
+    for text in failures.iter().take(20) {
+        println!("{text}");
+    }
+    assert!(failures.is_empty(), "{} sequences differ; DIFFERENTIAL_SEED={seed}", failures.len());
 }

@@ -216,7 +216,7 @@ pub enum Undefined {
     Always,
     /// Raise #GP(0) because it is longer than 15 bytes, if the undefined opcode is taken to have operands.
     OrTooLong,
-    /// Execute it: AVX and AVX-512, near branches of AMD's length, LOCK with VERW.
+    /// Execute it: AVX, AVX-512 and XOP, near branches of AMD's length, LOCK with VERW.
     NotHere,
 }
 
@@ -225,7 +225,9 @@ pub fn undefined(bytes: &[u8]) -> Undefined {
     let prefixes = bytes.iter().take_while(is_prefix).count();
     let narrow = bytes[..prefixes].contains(&0x66);
     match bytes[prefixes..] {
-        [0x62 | 0xc4 | 0xc5, ..] | [0x0f, 0 | 1, ..] => Undefined::NotHere,
+        [0x62 | 0x8f | 0xc4 | 0xc5, ..] | [0x0f, 0 | 1, ..] => Undefined::NotHere,
+        // AMD's have LOCK for another control register, and look at the privilege level first.
+        [0x0f, 0x20..=0x23, ..] if bytes[..prefixes].contains(&0xf0) => Undefined::NotHere,
         [0xe8 | 0xe9, ..] | [0x0f, 0x80..=0x8f, ..] if narrow => Undefined::NotHere,
         _ if prefixes >= 5 => Undefined::OrTooLong,
         _ => Undefined::Always,

@@ -78,6 +78,8 @@ pub struct Input {
     pub data: Vec<u8>,
     /// Linear address of its memory operand, if it has one.
     pub target: u64,
+    /// Arithmetic flags that are not compared.
+    pub undefined: u64,
     /// Executed outside the interpreter's block cache.
     pub stepped: bool,
 }

@@ -11,7 +11,7 @@ use crate::machine::{DATA, Input, Outcome};
 const OTHER_FLAGS: u64 = 1 << 10 | 1 << 14 | 1 << 18 | 1 << 21;
 const ARITHMETIC: u64 = 0x8d5;
 const OF: u64 = 0x800;
-const AF: u64 = 0x10;
+pub const AF: u64 = 0x10;
 const CF: u64 = 1;
 const STACK_FAULT: u8 = 12;
 const PROTECTION: u8 = 13;
@@ -22,7 +22,7 @@ const SIMD: u8 = 19;
 const USER_END: u64 = 0x7fff_ffff_f000;
 
 /// The arithmetic flags that the manuals leave undefined.
-fn undefined_flags(i: &Instruction, input: &Input) -> u64 {
+pub fn undefined_flags(i: &Instruction, input: &Input) -> u64 {
     let count = || {
         let last = i.op_count() - 1;
         let count =
@@ -189,7 +189,7 @@ pub fn differences(i: &Instruction, input: &Input, native: &Outcome, soft: &Outc
     for (n, name) in NAMES.iter().enumerate() {
         note(name, native.gpr[n].into(), soft.gpr[n].into());
     }
-    let mask = OTHER_FLAGS | ARITHMETIC & !undefined_flags(i, input);
+    let mask = OTHER_FLAGS | ARITHMETIC & !undefined_flags(i, input) & !input.undefined;
     note("RFLAGS", (native.rflags & mask).into(), (soft.rflags & mask).into());
     for n in 0..16 {
         note(&format!("XMM{n}"), native.fx.xmm(n), soft.fx.xmm(n));
