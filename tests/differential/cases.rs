@@ -92,7 +92,7 @@ fn fx(random: &mut Random) -> Fx {
 }
 
 /// Random registers, and data.
-pub fn state(random: &mut Random) -> Input {
+pub fn state(random: &mut Random, bits: u32) -> Input {
     let mut input = Input {
         code: Vec::new(),
         rip: CODE + 0x800,
@@ -102,6 +102,7 @@ pub fn state(random: &mut Random) -> Input {
         data: vec![0; DATA_BYTES],
         target: 0,
         undefined: 0,
+        bits,
         stepped: random.percent(30),
     };
     if random.percent(30) {
@@ -139,7 +140,7 @@ fn encode(random: &mut Random, form: &Form, rip: u64) -> Option<(Vec<u8>, Instru
         if form.memory && random.percent(8) {
             bytes.push(0xf0);
         }
-        let rex = random.percent(40).then(|| random.below(8) as u8);
+        let rex = (form.bits == 64 && random.percent(40)).then(|| random.below(8) as u8);
         random.pick(&form.templates).emit(rex, &mut bytes);
         let edge = [0, 0xff, 0x7f, 0x80, 1];
         let style = random.below(4);
@@ -151,7 +152,7 @@ fn encode(random: &mut Random, form: &Form, rip: u64) -> Option<(Vec<u8>, Instru
             });
         }
         bytes.truncate(15);
-        let i = forms::decode(&bytes, rip);
+        let i = forms::decode(form.bits, &bytes, rip);
         let fits = !i.is_invalid() && i.code() == form.code && forms::has_memory(&i) == form.memory;
         if fits && !forms::is_vendor_specific(&bytes, &i) {
             bytes.truncate(i.len());
@@ -166,8 +167,9 @@ fn number(register: Register) -> usize {
     register.full_register().number() & 15
 }
 
-fn offsets(bytes: &[u8], rip: u64) -> ConstantOffsets {
-    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
+fn offsets(input: &Input) -> ConstantOffsets {
+    let mut decoder =
+        Decoder::with_ip(input.bits, &input.code, input.rip, DecoderOptions::FORCE_RESERVED_NOP);
     let i = decoder.decode();
     decoder.get_constant_offsets(&i)
 }
@@ -190,7 +192,7 @@ fn is_canonical(address: u64) -> bool {
 /// Makes the memory operand be at `target`, or close by; gives its address.
 fn aim(random: &mut Random, input: &mut Input, i: &Instruction, target: u64) -> u64 {
     let base_of = match i.memory_segment() {
-        Register::GS => GS_BASE,
+        Register::GS if input.bits == 64 => GS_BASE,
         _ => 0,
     };
     let mut target = target;
@@ -199,7 +201,7 @@ fn aim(random: &mut Random, input: &mut Input, i: &Instruction, target: u64) -> 
         target = DATA;
     }
     let want = target.wrapping_sub(base_of);
-    let places = offsets(&input.code, input.rip);
+    let places = offsets(input);
     let (at, size) = (places.displacement_offset(), places.displacement_size());
     let mut patch = |displacement: u64| {
         input.code[at..at + size].copy_from_slice(&displacement.to_le_bytes()[..size]);
@@ -251,7 +253,7 @@ fn branch_target(random: &mut Random) -> u64 {
 
 /// A random case of the form, with its instruction.
 pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
-    let mut input = state(random);
+    let mut input = state(random, form.bits);
     let (code, i) = encode(random, form, input.rip)?;
     input.code = code;
     let mnemonic = i.mnemonic();
@@ -259,13 +261,13 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
     let accumulator_pair = matches!(mnemonic, Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b);
 
     if let OpKind::NearBranch64 | OpKind::NearBranch32 | OpKind::NearBranch16 = i.op0_kind() {
-        let places = offsets(&input.code, input.rip);
+        let places = offsets(&input);
         let (at, size) = (places.immediate_offset(), places.immediate_size());
         if size == 4 {
             let relative = branch_target(random).wrapping_sub(input.rip + i.len() as u64);
             input.code[at..at + 4].copy_from_slice(&relative.to_le_bytes()[..4]);
         }
-        let i = forms::decode(&input.code, input.rip);
+        let i = forms::decode(input.bits, &input.code, input.rip);
         if i.near_branch_target().wrapping_sub(input.rip) < i.len() as u64 {
             // Not into itself: that might never end.
             return None;
@@ -345,7 +347,7 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
     {
         input.gpr[number(i.op1_register())] = random.below(2048).wrapping_sub(1024);
     }
-    let i = forms::decode(&input.code, input.rip);
+    let i = forms::decode(input.bits, &input.code, input.rip);
     if form.memory {
         input.target = wanted;
         let value = random.vector().to_le_bytes();
@@ -386,6 +388,9 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
             put(&mut input.data, rsp, &to.to_le_bytes());
         }
         _ => {}
+    }
+    if input.bits == 32 {
+        input.narrow();
     }
     if matches!(i.code(), Code::Popfq | Code::Popfd | Code::Popfw) {
         let rsp = input.gpr[RSP];
@@ -452,7 +457,7 @@ const COUNTER: usize = 15;
 
 /// Several instructions, with a conditional jump behind them or a loop around them.
 pub fn sequence(random: &mut Random, forms: &[&Form]) -> Input {
-    let mut input = state(random);
+    let mut input = state(random, 64);
     input.rip = CODE + 0x400 + random.below(0x400);
     input.undefined = verdict::AF;
     input.gpr[COUNTER] = 1 + random.below(4);
@@ -474,7 +479,7 @@ pub fn sequence(random: &mut Random, forms: &[&Form]) -> Input {
             let target = DATA + random.below(2 * PAGE as u64 - 64);
             aim(random, &mut one, &i, target);
             (bytes, input.gpr) = (one.code, one.gpr);
-            i = forms::decode(&bytes, rip);
+            i = forms::decode(64, &bytes, rip);
             if touches(&i, Register::R15) {
                 continue;
             }
@@ -499,20 +504,20 @@ pub fn sequence_forms(forms: &[Form]) -> Vec<&Form> {
         let template = form.templates[0];
         template.emit(None, &mut bytes);
         bytes.resize(15, 0);
-        joins_sequences(&forms::decode(&bytes, 0))
+        joins_sequences(&forms::decode(64, &bytes, 0))
     };
     forms.iter().filter(joins).collect()
 }
 
 /// Up to 15 random bytes, with prefixes more often than chance would have them.
-pub fn raw(random: &mut Random) -> Input {
+pub fn raw(random: &mut Random, bits: u32) -> Input {
     const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
-    let mut input = state(random);
+    let mut input = state(random, bits);
     let prefixes = random.pick(&[0, 0, 0, 1, 1, 2, 3, 14]).min(random.below(16));
     for _ in 0..prefixes {
         input.code.push(random.pick(&PREFIXES));
     }
-    if random.percent(30) {
+    if bits == 64 && random.percent(30) {
         input.code.push(0x40 | random.below(16) as u8);
     }
     match random.below(8) {
@@ -533,5 +538,8 @@ pub fn fit(random: &mut Random, input: &mut Input, i: &Instruction) {
     if forms::has_memory(i) && (i.memory_segment() == Register::GS || random.percent(80)) {
         let target = place(random, i.memory_size().size().clamp(1, 512) as u64);
         input.target = aim(random, input, i, target);
+    }
+    if input.bits == 32 {
+        input.narrow();
     }
 }

@@ -88,7 +88,7 @@ fn describe(i: &Instruction, input: &Input, differences: &str) -> String {
     let mut text = format!("  {i} {:02x?} at {:#x}", input.code, input.rip);
     let mut at = i.len();
     while at < input.code.len() && !i.is_invalid() {
-        let next = forms::decode(&input.code[at..], input.rip + at as u64);
+        let next = forms::decode(input.bits, &input.code[at..], input.rip + at as u64);
         let _ = write!(text, "; {next}");
         at += next.len();
     }
@@ -133,16 +133,26 @@ fn describe(i: &Instruction, input: &Input, differences: &str) -> String {
     format!("{text}\n{differences}")
 }
 
-/// Every form with random operands.
+/// Every form of 64-bit code with random operands.
 #[test]
 fn every_form_as_the_processor() {
+    every_form(64);
+}
+
+/// Every form of 32-bit code, in compatibility mode.
+#[test]
+fn every_form_of_32_bits_as_the_processor() {
+    every_form(32);
+}
+
+fn every_form(bits: u32) {
     let cases: u64 = setting("DIFFERENTIAL_CASES").unwrap_or(100);
     let wanted: String = setting("DIFFERENTIAL_FORM").unwrap_or_default();
     let seed = seed();
     let (mut pair, _alone) = Pair::new();
     let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
     let (mut forms_tried, mut executed) = (0, 0u64);
-    for form in forms::all() {
+    for form in forms::all(bits) {
         let name = format!("{:?}{}", form.code, if form.memory { " (memory)" } else { "" });
         if !name.to_lowercase().contains(&wanted.to_lowercase()) {
             continue;
@@ -196,15 +206,25 @@ fn must_be_undefined(soft: &Outcome, input: &Input) -> String {
 /// Random bytes: what is undefined for the processor is for the software CPU, too, and what is not does the same.
 #[test]
 fn random_bytes_as_the_processor() {
-    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(100_000, |cases: u64| cases * 1000);
+    random_bytes(64);
+}
+
+/// As that, in compatibility mode.
+#[test]
+fn random_bytes_of_32_bits_as_the_processor() {
+    random_bytes(32);
+}
+
+fn random_bytes(bits: u32) {
+    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(50_000, |cases: u64| cases * 1000);
     let seed = seed();
     let (mut pair, _alone) = Pair::new();
     let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
     let (mut executed, mut undefined, mut not_offered) = (0u64, 0u64, 0u64);
     for case in 0..cases {
         let mut random = Random::new(seed ^ case << 16);
-        let mut input = cases::raw(&mut random);
-        let mut i = forms::decode(&input.code, input.rip);
+        let mut input = cases::raw(&mut random, bits);
+        let mut i = forms::decode(input.bits, &input.code, input.rip);
         let mut differences = if i.is_invalid() {
             undefined += 1;
             // How many bytes are fetched of an instruction that is undefined is the implementation's choice.
@@ -224,7 +244,7 @@ fn random_bytes_as_the_processor() {
                 continue;
             }
             cases::fit(&mut random, &mut input, &i);
-            i = forms::decode(&input.code, input.rip);
+            i = forms::decode(input.bits, &input.code, input.rip);
             if forms::is_offered(&i) {
                 executed += 1;
                 pair.differences(&i, &input)
@@ -263,17 +283,17 @@ fn sequences_as_the_processor() {
     let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(50_000, |cases: u64| cases * 500);
     let seed = seed();
     let (mut pair, _alone) = Pair::new();
-    let forms = forms::all();
+    let forms = forms::all(64);
     let forms = cases::sequence_forms(&forms);
     let mut failures = Vec::new();
     for case in 0..cases {
         let mut random = Random::new(seed ^ case << 16);
         let mut input = cases::sequence(&mut random, &forms);
         // What is undefined has been left out of the sequence.
-        let nop = forms::decode(&[0x90; 15], 0);
+        let nop = forms::decode(64, &[0x90; 15], 0);
         if !pair.differences(&nop, &input).is_empty() {
             let differences = pair.shrink(&nop, &mut input);
-            failures.push(describe(&forms::decode(&input.code, input.rip), &input, &differences));
+            failures.push(describe(&forms::decode(input.bits, &input.code, input.rip), &input, &differences));
         }
     }
     println!("{cases} sequences of {} forms", forms.len());

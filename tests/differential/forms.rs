@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{
+    Code, CodeSize, CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind,
+};
 
 /// An instruction without its operands' bytes.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,8 @@ pub struct Template {
 pub struct Form {
     pub code: Code,
     pub memory: bool,
+    /// Of the code: 64 or 32.
+    pub bits: u32,
     pub templates: Vec<Template>,
 }
 
@@ -36,9 +40,9 @@ impl Template {
     }
 }
 
-pub fn decode(bytes: &[u8], rip: u64) -> Instruction {
+pub fn decode(bits: u32, bytes: &[u8], rip: u64) -> Instruction {
     // As the interpreter does: CPUs without MPX and CET execute the opcodes of both as NOPs.
-    Decoder::with_ip(64, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP).decode()
+    Decoder::with_ip(bits, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP).decode()
 }
 
 pub fn has_memory(i: &Instruction) -> bool {
@@ -162,6 +166,9 @@ pub fn is_comparable(i: &Instruction) -> bool {
             | M::Lss
             | M::Lfs
             | M::Lgs
+            | M::Les
+            | M::Lds
+            | M::Arpl
             | M::Iret
             | M::Iretd
             | M::Iretq
@@ -191,7 +198,7 @@ pub fn is_vendor_specific(bytes: &[u8], i: &Instruction) -> bool {
             | FlowControl::Return
     );
     // Intel's ignore the operand-size prefix of a near branch in 64-bit mode.
-    let narrow_branch = near && bytes[..i.len() - 1].contains(&0x66);
+    let narrow_branch = near && i.code_size() == CodeSize::Code64 && bytes[..i.len() - 1].contains(&0x66);
     let repeat = bytes[..i.len() - 1].iter().any(|byte| matches!(byte, 0xf2 | 0xf3));
     narrow_branch
         || match i.mnemonic() {
@@ -238,26 +245,30 @@ const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0
 /// Templates kept of a form: more than a run tries.
 const KEPT: usize = 4096;
 
-/// Every form that this CPU offers and that can be compared.
-pub fn all() -> Vec<Form> {
+/// Every form of 64-bit or 32-bit code that this CPU offers and that can be compared.
+pub fn all(bits: u32) -> Vec<Form> {
     let mut forms: BTreeMap<(Code, bool), Vec<Template>> = BTreeMap::new();
     let mut bytes = Vec::new();
     for map in 0..4 {
         for opcode in 0..=255 {
-            let other =
-                PREFIXES.contains(&opcode) || matches!(opcode, 0x40..=0x4f | 0x0f | 0x62 | 0xc4 | 0xc5);
+            let other = PREFIXES.contains(&opcode)
+                || opcode == 0x0f
+                || bits == 64 && matches!(opcode, 0x40..=0x4f | 0x62 | 0xc4 | 0xc5);
             if map == 0 && other || map == 1 && matches!(opcode, 0x38 | 0x3a) {
                 continue;
             }
             for (prefix, wide) in
                 [None, Some(0x66), Some(0xf3), Some(0xf2)].into_iter().flat_map(|p| [(p, false), (p, true)])
             {
+                if wide && bits == 32 {
+                    continue;
+                }
                 for modrm in 0..=255 {
                     let template = Template { prefix, wide, map, opcode, modrm };
                     bytes.clear();
                     template.emit(None, &mut bytes);
                     bytes.resize(15, 0);
-                    let i = decode(&bytes, 0);
+                    let i = decode(bits, &bytes, 0);
                     if i.is_invalid() || !is_offered(&i) || !is_comparable(&i) {
                         continue;
                     }
@@ -269,5 +280,5 @@ pub fn all() -> Vec<Form> {
             }
         }
     }
-    forms.into_iter().map(|((code, memory), templates)| Form { code, memory, templates }).collect()
+    forms.into_iter().map(|((code, memory), templates)| Form { code, memory, bits, templates }).collect()
 }
