@@ -530,6 +530,9 @@ pub fn raw(random: &mut Random, bits: u32) -> Input {
         input.code.push(random.next() as u8);
     }
     input.code.truncate(15);
+    if bits == 32 {
+        input.narrow();
+    }
     input
 }
 
