@@ -3,18 +3,19 @@
 //! A test is named `BACKEND::GUEST`. A guest that a backend of this host cannot run is reported as
 //! ignored, with the reason in brackets.
 
+mod support;
+
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
+use std::time::Duration;
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use serde::Deserialize;
+use support::{Backend, Run, TINY, Trials, vm_accel};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_vm-accel");
-const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/images/tiny");
-/// Guests that hang by design are ended after this time; the others get longer.
-const SPIN_TIMEOUT: &str = "1s";
+/// What ends a guest that has no limit of its own in the manifest.
 const TIMEOUT: &str = "60s";
-const TIMED_OUT: i32 = 124;
+/// Guests whose limit is longer than any host takes get this.
+const DEADLINE: Duration = Duration::from_secs(150);
 
 /// `images/tiny/manifest.toml`.
 #[derive(Deserialize)]
@@ -22,7 +23,7 @@ struct Manifest {
     guest: Vec<Guest>,
 }
 
-/// One tiny guest: how it is loaded and what it must do.
+/// One tiny guest: how it is loaded and what it must do. `images/README.md` has the keys.
 #[derive(Clone, Deserialize)]
 struct Guest {
     name: String,
@@ -30,85 +31,61 @@ struct Guest {
     flat: Option<u64>,
     mode: Option<String>,
     cpus: u32,
+    cmdline: Option<String>,
+    timeout: Option<String>,
     status: i32,
     stdout: String,
     needs: Vec<String>,
 }
 
-/// What `vm-accel probe --json` says of a backend.
-#[derive(Clone, Deserialize)]
-struct Backend {
-    kind: String,
-    usable: bool,
-    reason: Option<String>,
-    measurement: Option<Measurement>,
-}
+impl Guest {
+    /// Why `backend` cannot run this guest here: what it was measured to be.
+    fn obstacle(&self, backend: &Backend) -> Option<String> {
+        let needs = |what| self.needs.iter().any(|need| need == what);
+        if needs("sse-kernel") && !backend.kernel_sse() {
+            return Some("no SSE in kernel mode".into());
+        }
+        let emulated = ["full-kernel", "cmpxchg16b-kernel"].into_iter().find(|need| needs(need))?;
+        backend.merely_emulates().then(|| format!("merely emulates kernel mode, and it needs {emulated}"))
+    }
 
-#[derive(Clone, Deserialize)]
-struct Measurement {
-    kernel_sse: bool,
-    merely_emulates: bool,
-}
-
-impl Backend {
-    /// Why this backend cannot run `guest` here.
-    fn obstacle(&self, guest: &Guest) -> Option<String> {
-        if !self.usable {
-            return Some(self.reason.clone().unwrap_or_else(|| "not usable here".into()));
+    /// Runs the guest on `backend` and checks its status and output.
+    fn run(&self, backend: &Backend) {
+        let mut command = vm_accel(["run", "--accel", &backend.kind, "--memory", "64M"]);
+        command.args(["--cpus", &self.cpus.to_string()]);
+        command.args(["--timeout", self.timeout.as_deref().unwrap_or(TIMEOUT)]);
+        if let Some(address) = self.flat {
+            let mode = self.mode.as_deref().expect("a flat guest has a mode");
+            command.args(["--flat", &format!("{address:#x}:{mode}")]);
         }
-        let measurement = self.measurement.as_ref()?;
-        if guest.needs.iter().any(|need| need == "sse-kernel") && !measurement.kernel_sse {
-            return Some("no SSE in kernel mode on this backend".into());
+        if let Some(cmdline) = &self.cmdline {
+            command.args(["--cmdline", cmdline]);
         }
-        if measurement.merely_emulates && !guest.needs.is_empty() {
-            return Some(format!("this backend only emulates kernel-mode code; needs {:?}", guest.needs));
-        }
-        None
+        let ended = Run::start_with(command.arg(Path::new(TINY).join(&self.file)), DEADLINE).end();
+        ended.expect(self.status, &[]);
+        assert!(
+            String::from_utf8_lossy(&ended.stdout).contains(&self.stdout),
+            "stdout lacks {:?}: {ended:#?}",
+            self.stdout
+        );
     }
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let manifest = std::fs::read_to_string(Path::new(GUESTS).join("manifest.toml")).expect("the manifest");
+    let manifest = std::fs::read_to_string(Path::new(TINY).join("manifest.toml")).expect("the manifest");
     let manifest: Manifest = toml::from_str(&manifest).expect("the manifest is well-formed");
-    let probe = Command::new(PROGRAM).args(["probe", "--json"]).output().expect("vm-accel starts");
-    let backends: Vec<Backend> = serde_json::from_slice(&probe.stdout).expect("probe prints JSON");
-    let mut trials = Vec::new();
-    for backend in backends {
+    let mut trials = Trials::new();
+    for backend in trials.backends() {
         for guest in &manifest.guest {
-            let obstacle = backend.obstacle(guest);
-            let (kind, guest) = (backend.kind.clone(), guest.clone());
-            let trial = Trial::test(format!("{kind}::{}", guest.name), move || run(&kind, &guest));
-            trials.push(match obstacle {
-                Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
-                None => trial,
-            });
+            let name = format!("{}::{}", backend.kind, guest.name);
+            match guest.obstacle(&backend) {
+                Some(reason) => trials.ignored(name, &reason),
+                None => {
+                    let (guest, backend) = (guest.clone(), backend.clone());
+                    trials.add(name, move || guest.run(&backend));
+                }
+            }
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// Runs `guest` on the backend `kind` and checks its status and output.
-fn run(kind: &str, guest: &Guest) -> Result<(), Failed> {
-    let mut command = Command::new(PROGRAM);
-    command.args(["run", "--accel", kind, "--memory", "64M", "--cpus", &guest.cpus.to_string()]);
-    command.args(["--timeout", if guest.status == TIMED_OUT { SPIN_TIMEOUT } else { TIMEOUT }]);
-    if let Some(address) = guest.flat {
-        command.args(["--flat", &format!("{address:#x}:{}", guest.mode.as_deref().unwrap_or("real"))]);
-    }
-    command.arg(Path::new(GUESTS).join(&guest.file)).stdin(Stdio::null());
-    let output = command.output()?;
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() != Some(guest.status) {
-        return Err(format!(
-            "{:?}, expected status {}\nstdout: {stdout}\nstderr: {stderr}",
-            output.status, guest.status
-        )
-        .into());
-    }
-    if !stdout.contains(&guest.stdout) {
-        return Err(format!("stdout lacks {:?}: {stdout}\nstderr: {stderr}", guest.stdout).into());
-    }
-    Ok(())
+    trials.run()
 }
