@@ -6,11 +6,11 @@
 mod support;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use support::{Backend, Ended, PROJECT, Run, Trials, vm_accel};
+use support::{Backend, Ended, PROGRAM, Run, Trials, built, command_of};
 
 /// Ends a guest that hangs.
 const LIMIT: &str = "240s";
@@ -34,7 +34,7 @@ const WORK: [(&str, &str, &str); 6] = [
 
 fn main() -> ExitCode {
     let mut trials = Trials::new();
-    let debian = fetched();
+    let debian = built::debian();
     for backend in trials.backends() {
         let all = format!("{}::all", backend.kind);
         let folder = match &debian {
@@ -87,17 +87,6 @@ fn main() -> ExitCode {
     trials.run()
 }
 
-/// The folder with kernel and userland, or why there is none.
-fn fetched() -> Result<PathBuf, String> {
-    let script = Path::new(PROJECT).join("images/fetch-debian");
-    let output = Command::new(script).output().map_err(|error| format!("images/fetch-debian: {error}"))?;
-    if output.status.success() {
-        return Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(said.lines().last().unwrap_or("images/fetch-debian failed").to_owned())
-}
-
 /// Checks that the guest has printed `text`.
 #[track_caller]
 fn shows(ended: &Ended, text: &str) {
@@ -113,8 +102,11 @@ struct Debian {
 
 impl Debian {
     fn command(&self, kernel: &str, args: &[&str], words: &str) -> Command {
-        let mut command = vm_accel(["run", "--accel", &self.backend.kind, "--memory", "256M"]);
-        command.args(["--timeout", LIMIT]).args(args);
+        // Without optimization a software CPU takes minutes for a boot.
+        let program = built::static_binary().unwrap_or_else(|_| PathBuf::from(PROGRAM));
+        let args_of_all = ["run", "--accel", &self.backend.kind, "--memory", "256M", "--timeout", LIMIT];
+        let mut command = command_of(&program, args_of_all);
+        command.args(args);
         command.args(["--cmdline", &format!("console=ttyS0 {words}")]).arg("--initrd");
         command.arg(self.folder.join("initramfs.cpio")).arg(self.folder.join(kernel));
         command

@@ -2,6 +2,9 @@
 //! guests are put together byte by byte.
 #![allow(dead_code, reason = "every test binary uses its own part of this module")]
 
+pub mod built;
+pub mod manifest;
+
 use std::fmt;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::Trial;
+use libtest_mimic::{Completion, Trial};
 use serde::Deserialize;
 
 /// The binary under test.
@@ -27,7 +30,12 @@ const TICK: Duration = Duration::from_millis(5);
 
 /// `vm-accel ARGS…`, with nothing on stdin and its output collected.
 pub fn vm_accel<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(PROGRAM);
+    command_of(Path::new(PROGRAM), args)
+}
+
+/// The same for another build of the program.
+pub fn command_of<S: AsRef<std::ffi::OsStr>>(program: &Path, args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(program);
     command.args(args).env_remove("RUST_LOG").env_remove("VM_ACCEL_LOG");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -285,6 +293,11 @@ impl Trials {
         trials
     }
 
+    /// No tests yet, and none that needs a backend of this host.
+    pub fn without_backends() -> Self {
+        Self { backends: Vec::new(), trials: Vec::new() }
+    }
+
     /// The backends that are usable here.
     pub fn backends(&self) -> Vec<Backend> {
         self.backends.clone()
@@ -302,6 +315,20 @@ impl Trials {
     pub fn ignored(&mut self, name: impl Into<String>, reason: &str) {
         let trial = Trial::test(name, || Err("it cannot run here".into()));
         self.trials.push(trial.with_kind(reason.replace('\n', " ")).with_ignored_flag(true));
+    }
+
+    /// A test that may find out that it cannot run here, and then says why.
+    pub fn add_ignorable(
+        &mut self,
+        name: impl Into<String>,
+        test: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) {
+        self.trials.push(Trial::ignorable_test(name, move || {
+            Ok(match test() {
+                Ok(()) => Completion::Completed,
+                Err(reason) => Completion::ignored_with(reason),
+            })
+        }));
     }
 
     /// A test on each backend that is usable here.
