@@ -133,13 +133,13 @@ fn fill(random: &mut Random, ram: &memory::GuestMemory) {
     for entry in 0..512 {
         let high = if random.percent(90) { 0 } else { random.next() & 0xfff0_0000_0000_0000 };
         let rights = flags(random);
-        put(0x13000 + entry * 8, entry % 512 * 0x1000 | rights | high);
+        put(0x13000 + entry * 8, (entry * 0x1000) | rights | high);
     }
     for entry in 0..8 {
         put(0x20000 + entry * 8, 0x21007 | 0x21007 << 32);
     }
     for entry in 0..512 {
-        put(0x21000 + entry * 8, entry * 2 * 0x1000 | 7 | ((entry * 2 + 1) * 0x1000 | 7) << 32);
+        put(0x21000 + entry * 8, (entry * 0x2000) | 7 | ((entry * 0x2000 + 0x1000) | 7) << 32);
     }
     ram.write_slice(&image, GuestAddress(0)).unwrap();
 }
@@ -305,9 +305,12 @@ fn run(seed: u64, watch: &Watch) -> Result<(), String> {
     Ok(())
 }
 
+/// The guest that runs: its seed, since when, and how to kick it.
+type Guest = (u64, Instant, Arc<dyn Kick>);
+
 /// The thread that kicks the guest, and ends the process if that does not help.
 struct Watch {
-    current: Mutex<Option<(u64, Instant, Arc<dyn Kick>)>>,
+    current: Mutex<Option<Guest>>,
     over: AtomicBool,
     ended: AtomicBool,
     kicks: AtomicU64,

@@ -57,7 +57,7 @@ fn fx(random: &mut Random) -> Fx {
     let mut fx = Fx::new();
     let mut mxcsr = 0x1f80;
     if random.percent(50) {
-        mxcsr = mxcsr | (random.next() as u32) & 0xe040;
+        mxcsr |= random.next() as u32 & 0xe040;
     }
     if random.percent(25) {
         mxcsr |= random.next() as u32 & 0x3f;

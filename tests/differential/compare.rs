@@ -136,17 +136,17 @@ fn describe(i: &Instruction, input: &Input, differences: &str) -> String {
 /// Every form of 64-bit code with random operands.
 #[test]
 fn every_form_as_the_processor() {
-    every_form(64);
+    every_form(64, 100);
 }
 
 /// Every form of 32-bit code, in compatibility mode.
 #[test]
 fn every_form_of_32_bits_as_the_processor() {
-    every_form(32);
+    every_form(32, 50);
 }
 
-fn every_form(bits: u32) {
-    let cases: u64 = setting("DIFFERENTIAL_CASES").unwrap_or(100);
+fn every_form(bits: u32, cases: u64) {
+    let cases: u64 = setting("DIFFERENTIAL_CASES").unwrap_or(cases);
     let wanted: String = setting("DIFFERENTIAL_FORM").unwrap_or_default();
     let seed = seed();
     let (mut pair, _alone) = Pair::new();
@@ -216,7 +216,7 @@ fn random_bytes_of_32_bits_as_the_processor() {
 }
 
 fn random_bytes(bits: u32) {
-    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(50_000, |cases: u64| cases * 1000);
+    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(30_000, |cases: u64| cases * 300);
     let seed = seed();
     let (mut pair, _alone) = Pair::new();
     let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
@@ -280,7 +280,7 @@ fn random_bytes(bits: u32) {
 /// loops.
 #[test]
 fn sequences_as_the_processor() {
-    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(50_000, |cases: u64| cases * 500);
+    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(30_000, |cases: u64| cases * 300);
     let seed = seed();
     let (mut pair, _alone) = Pair::new();
     let forms = forms::all(64);

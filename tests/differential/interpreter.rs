@@ -70,11 +70,11 @@ impl Interpreter {
         put(&mut cpu, TABLES + 0x1008, TABLES + 0x3007);
         put(&mut cpu, TABLES + 0x3000 + (CODE >> 21 & 511) * 8, TABLES + 0x4007);
         for page in 0..CODE_PAGES as u64 {
-            put(&mut cpu, TABLES + 0x4000 + page * 8, CODE_GPA + page * 4096 | 5);
+            put(&mut cpu, TABLES + 0x4000 + page * 8, (CODE_GPA + page * 4096) | 5);
         }
         for page in 0..DATA_PAGES as u64 {
             let rights = if page + 1 < DATA_PAGES as u64 { 7 } else { 5 } | 1 << 63;
-            put(&mut cpu, TABLES + 0x4000 + (0x100 + page) * 8, DATA_GPA + page * 4096 | rights);
+            put(&mut cpu, TABLES + 0x4000 + (0x100 + page) * 8, (DATA_GPA + page * 4096) | rights);
         }
         for byte in 0..(CODE_PAGES * PAGE) as u64 {
             cpu.write_phys(CODE_GPA + byte, 0xccu8).unwrap();
