@@ -23,14 +23,16 @@ const PAGE_FAULT: u8 = 14;
 struct Pair {
     native: Native,
     soft: Interpreter,
+    /// Released behind the mappings.
+    _alone: MutexGuard<'static, ()>,
 }
 
 static ALONE: Mutex<()> = Mutex::new(());
 
 impl Pair {
-    fn new() -> (Self, MutexGuard<'static, ()>) {
+    fn new() -> Self {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        (Self { native: Native::new(), soft: Interpreter::new() }, alone)
+        Self { native: Native::new(), soft: Interpreter::new(), _alone: alone }
     }
 
     /// What differs.
@@ -149,7 +151,7 @@ fn every_form(bits: u32, cases: u64) {
     let cases: u64 = setting("DIFFERENTIAL_CASES").unwrap_or(cases);
     let wanted: String = setting("DIFFERENTIAL_FORM").unwrap_or_default();
     let seed = seed();
-    let (mut pair, _alone) = Pair::new();
+    let mut pair = Pair::new();
     let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
     let (mut forms_tried, mut executed) = (0, 0u64);
     for form in forms::all(bits) {
@@ -218,7 +220,7 @@ fn random_bytes_of_32_bits_as_the_processor() {
 fn random_bytes(bits: u32) {
     let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(30_000, |cases: u64| cases * 300);
     let seed = seed();
-    let (mut pair, _alone) = Pair::new();
+    let mut pair = Pair::new();
     let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
     let (mut executed, mut undefined, mut not_offered) = (0u64, 0u64, 0u64);
     for case in 0..cases {
@@ -282,7 +284,7 @@ fn random_bytes(bits: u32) {
 fn sequences_as_the_processor() {
     let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(30_000, |cases: u64| cases * 300);
     let seed = seed();
-    let (mut pair, _alone) = Pair::new();
+    let mut pair = Pair::new();
     let forms = forms::all(64);
     let forms = cases::sequence_forms(&forms);
     let mut failures = Vec::new();
