@@ -134,7 +134,8 @@ fn instruction_that_cannot_be_emulated(backend: &Backend) {
 
 fn add_signals(trials: &mut Trials) {
     for (name, signal) in [("sigint", libc::SIGINT), ("sigterm", libc::SIGTERM), ("sighup", libc::SIGHUP)] {
-        for (guest, code) in [("spins", Code::new().print("go").spin()), ("sleeps", Code::new().print("go").idle())]
+        for (guest, code) in
+            [("spins", Code::new().print("go").spin()), ("sleeps", Code::new().print("go").idle())]
         {
             trials.add_each(&format!("{name}_while_the_guest_{guest}"), move |backend| {
                 let file = code.file();

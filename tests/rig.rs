@@ -122,7 +122,8 @@ fn run_tiny_guests() -> Result<HashMap<String, Ended>, String> {
         let words: Vec<String> = args.iter().map(|word| format!("'{word}'")).collect();
         let words = words.join(" ");
         writeln!(script, "vm-accel {words} > /tmp/out 2> /tmp/err; status=$?").expect("text");
-        writeln!(script, "echo '{guest_mark}{name}'; echo \"{status_mark}$status\"; cat /tmp/out").expect("text");
+        writeln!(script, "echo '{guest_mark}{name}'; echo \"{status_mark}$status\"; cat /tmp/out")
+            .expect("text");
         writeln!(script, "echo; echo '{}'; cat /tmp/err", stderr_mark.trim_end()).expect("text");
     };
     let folder = Path::new("");

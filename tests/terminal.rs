@@ -91,7 +91,8 @@ impl Terminal {
     #[track_caller]
     fn is_as_before(&self) {
         let now = mode(&self.child);
-        let flags = |mode: &libc::termios| (mode.c_iflag, mode.c_oflag, mode.c_cflag, mode.c_lflag, mode.c_cc);
+        let flags =
+            |mode: &libc::termios| (mode.c_iflag, mode.c_oflag, mode.c_cflag, mode.c_lflag, mode.c_cc);
         assert_eq!(flags(&now), flags(&self.before), "the terminal's mode after the run");
     }
 }
@@ -152,7 +153,12 @@ fn add_terminals(trials: &mut Trials) {
         ("escape_key", &[], |terminal, _| terminal.type_keys(b"\x01x"), 130),
         ("escape_key_upper_case", &[], |terminal, _| terminal.type_keys(b"a\x01X"), 130),
         ("timeout", &["--timeout", "1s"], |_, _| {}, 124),
-        ("error", &["--serial", "stdio", "--serial", "file:/dev/full"], |terminal, _| terminal.type_keys(b"q"), 125),
+        (
+            "error",
+            &["--serial", "stdio", "--serial", "file:/dev/full"],
+            |terminal, _| terminal.type_keys(b"q"),
+            125,
+        ),
     ];
     for (name, args, act, status) in fates {
         trials.add_each(&format!("terminal_is_restored_after_{name}"), move |backend| {
