@@ -361,6 +361,17 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
             }
             _ => put(&mut input.data, wanted, &value),
         }
+        // Bit 17 of MXCSR is reserved on Intel's processors, and AMD's have it.
+        let mxcsr = match mnemonic {
+            Mnemonic::Ldmxcsr => Some(0),
+            Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => Some(24),
+            _ => None,
+        };
+        if let Some(offset) = mxcsr {
+            let at = wanted.wrapping_add(offset);
+            let value = get(&input.data, at) as u32 & !(1 << 17);
+            put(&mut input.data, at, &value.to_le_bytes());
+        }
         if mnemonic == Mnemonic::Cmpxchg && random.percent(50) {
             let value = input.gpr[RAX].to_le_bytes();
             put(&mut input.data, wanted, &value);

@@ -189,7 +189,10 @@ fn is_safe(i: &Instruction, input: &Input) -> bool {
         matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32 | OpKind::NearBranch16)
             && i.near_branch_target().wrapping_sub(input.rip) < i.len() as u64;
     let pops_flags = matches!(i.mnemonic(), Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq);
-    let implementation = matches!(i.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq);
+    let implementation = matches!(
+        i.mnemonic(),
+        Mnemonic::Maskmovdqu | Mnemonic::Maskmovq | Mnemonic::Ldmxcsr | Mnemonic::Fxrstor
+    );
     let fs = i.segment_prefix() == Register::FS;
     !into_itself && !pops_flags && !implementation && !fs
 }
