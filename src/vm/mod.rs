@@ -2,6 +2,7 @@
 
 mod machine;
 mod panic_watch;
+mod reset_vector;
 mod run_state;
 mod supervisor;
 mod vcpu_loop;
@@ -92,6 +93,7 @@ pub struct Ended {
 /// When the guest could not be started, or the host failed it.
 pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
     let memory = memory::allocate(config.memory)?;
+    reset_vector::write(&memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
     let kernel = match &config.kernel {
         KernelSource::Builtin => KernelImage::builtin(BUILTIN_GUEST),
