@@ -53,6 +53,11 @@ fn add_ends_of_the_guests_choice(trials: &mut Trials) {
             assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
         });
     }
+    trials.add_each("reset_by_the_firmwares_entry", |backend| {
+        // ljmp 0xf000, 0xfff0
+        let code = Code::new().bytes(&[0xea, 0xf0, 0xff, 0x00, 0xf0]);
+        fate(backend, &code, LIMIT, 0, "reset", "");
+    });
     for (value, args, status) in [
         (0, &[][..], 0),
         (42, &[], 42),

@@ -2,6 +2,7 @@
 
 mod machine;
 mod panic_watch;
+mod reset_vector;
 mod run_state;
 mod supervisor;
 mod vcpu_loop;
@@ -103,6 +104,7 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
         return Ok(Ended { outcome: outcome?, accel });
     }
     let memory = memory::allocate(config.memory)?;
+    reset_vector::write(&memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
     let boot = loader::load(&LoadRequest {
         kernel,
