@@ -3,13 +3,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use vm_accel::accel::{AccelKind, probe};
-use vm_accel::cli::{self, Command, RunArgs};
+use vm_accel::cli::{self, Command, RunArgs, STATUS_FAILURE};
+use vm_accel::console::say;
 use vm_accel::{loader, vm};
-
-/// The status of vm-accel's own failures.
-const FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
     let cli = match cli::parse() {
@@ -21,14 +19,13 @@ fn main() -> ExitCode {
         Command::Run(args) => run(&args),
         Command::Probe { accel, json } => print_probe(accel, json),
         Command::Inspect { file, json } => print_inspection(&file, json),
-        Command::Completions { shell } => cli::write_completions(shell, &mut std::io::stdout())
-            .context("cannot write to stdout")
-            .map(|()| 0),
+        Command::Completions { shell } => {
+            cli::write_completions(shell, &mut std::io::stdout()).map(|()| 0).map_err(lost)
+        }
     };
     ExitCode::from(result.unwrap_or_else(|error| {
-        // stderr may be closed; there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "vm-accel: error: {error:#}");
-        FAILURE
+        say(&format!("vm-accel: {error}\n"));
+        STATUS_FAILURE
     }))
 }
 
@@ -36,7 +33,7 @@ fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let config = args.config()?;
     let ended = vm::run(&config)?;
     let status = ended.outcome.status(config.debug_exit);
-    let _ = writeln!(std::io::stderr(), "vm-accel: {} ({}, status {status})", ended.outcome, ended.accel);
+    say(&format!("vm-accel: {} ({}, status {status})\n", ended.outcome, ended.accel));
     Ok(status)
 }
 
@@ -53,16 +50,20 @@ fn print_probe(accel: AccelKind, json: bool) -> anyhow::Result<u8> {
         }
     }
     print(&text)?;
-    Ok(if usable { 0 } else { FAILURE })
+    Ok(if usable { 0 } else { STATUS_FAILURE })
 }
 
 fn print_inspection(file: &std::path::Path, json: bool) -> anyhow::Result<u8> {
     let inspection = loader::inspect(file)?;
     print(&if json { serde_json::to_string_pretty(&inspection)? + "\n" } else { inspection.to_string() })?;
-    Ok(0)
+    Ok(if inspection.problem.is_none() { 0 } else { STATUS_FAILURE })
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(lost)
+}
+
+fn lost(error: std::io::Error) -> anyhow::Error {
+    anyhow!("cannot write to stdout: {error}. Free some space or write it elsewhere")
 }

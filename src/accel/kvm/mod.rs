@@ -9,7 +9,6 @@ mod x86_64;
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap,
@@ -92,23 +91,13 @@ fn open() -> AccelResult<Kvm> {
     Ok(kvm)
 }
 
-/// The CPUID leaves that KVM supports, fetched on a thread of its own: the call takes KVM as long as
-/// making the VM, and needs nothing of it.
-enum SupportedCpuid {
-    /// Under way.
-    Fetching(JoinHandle<Result<CpuId, kvm_ioctls::Error>>),
-    /// Here.
-    Fetched(CpuId),
-    /// Lost: the error was reported.
-    Failed,
-}
-
 /// One virtual machine of KVM.
 pub struct KvmBackend {
     // Declared, and therefore dropped, before `memory`: KVM must not hold a slot whose mapping is gone.
     vm: Arc<VmFd>,
-    kvm: Arc<Kvm>,
-    cpuid: SupportedCpuid,
+    kvm: Kvm,
+    /// The CPUID leaves that KVM supports; asked for once, because it takes as long as making the VM.
+    cpuid: Option<CpuId>,
     memory: Option<GuestMemory>,
 }
 
@@ -118,45 +107,23 @@ impl KvmBackend {
     /// # Errors
     /// When the device cannot be opened, is too old or lacks a capability; each with its remedy.
     pub fn new() -> AccelResult<Self> {
-        let kvm = Arc::new(open()?);
-        let cpuid = {
-            let kvm = Arc::clone(&kvm);
-            let fetch = move || kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-            match std::thread::Builder::new().name("kvm-cpuid".into()).spawn(fetch) {
-                Ok(thread) => SupportedCpuid::Fetching(thread),
-                Err(source) => return Err(AccelError::Host { operation: "starting a thread", source }),
-            }
-        };
+        let kvm = open()?;
         let vm = create_vm(&kvm)?;
         let split =
             kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [IOAPIC_PINS, 0, 0, 0], ..Default::default() };
         vm.enable_cap(&split).map_err(host("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
-        Ok(Self { vm: Arc::new(vm), kvm, cpuid, memory: None })
+        Ok(Self { vm: Arc::new(vm), kvm, cpuid: None, memory: None })
     }
 
     /// The CPUID leaves that KVM supports.
     fn supported_cpuid(&mut self) -> AccelResult<CpuId> {
-        let operation = "KVM_GET_SUPPORTED_CPUID";
-        match std::mem::replace(&mut self.cpuid, SupportedCpuid::Failed) {
-            SupportedCpuid::Fetching(thread) => {
-                let cpuid = thread
-                    .join()
-                    .map_err(|_| AccelError::Host {
-                        operation,
-                        source: io::Error::other("its thread panicked"),
-                    })?
-                    .map_err(host(operation))?;
-                self.cpuid = SupportedCpuid::Fetched(cpuid.clone());
-                Ok(cpuid)
-            }
-            SupportedCpuid::Fetched(cpuid) => {
-                self.cpuid = SupportedCpuid::Fetched(cpuid.clone());
-                Ok(cpuid)
-            }
-            SupportedCpuid::Failed => {
-                Err(AccelError::Host { operation, source: io::Error::other("it failed before") })
-            }
+        if let Some(cpuid) = &self.cpuid {
+            return Ok(cpuid.clone());
         }
+        let cpuid =
+            self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(host("KVM_GET_SUPPORTED_CPUID"))?;
+        self.cpuid = Some(cpuid.clone());
+        Ok(cpuid)
     }
 }
 
@@ -194,7 +161,6 @@ impl Accel for KvmBackend {
     }
 
     fn create_vcpu(&mut self, id: u32, setup: &VcpuSetup) -> AccelResult<KvmVcpu> {
-        // The vCPU is made while the leaves are still being fetched.
         let fd = self.vm.create_vcpu(u64::from(id)).map_err(host("KVM_CREATE_VCPU"))?;
         let supported = self.supported_cpuid()?;
         let deadline_timer = self.kvm.check_extension(Cap::TscDeadlineTimer);

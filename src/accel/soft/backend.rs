@@ -2,8 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use super::coherence::Peer;
 use super::ram::Ram;
 use super::state::{Cpu, pending};
 use super::system::System;
@@ -81,6 +82,9 @@ impl Accel for SoftBackend {
         });
         self.alarm.add(&lapic);
         cpu.pending = wakeup.events();
+        let peer = Peer::new(id, wakeup.events());
+        ram.peers.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&peer));
+        cpu.peer = Some(peer);
         cpu.lapic = lapic;
         cpu.interrupts = Arc::clone(&setup.interrupts);
         cpu.waits_for_sipi = id != 0;

@@ -3,13 +3,13 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 
 use super::abort::Exec;
 use super::cache::key;
 use super::execute::{self, Flow, General, fast};
 use super::memory::{Access, granules};
-use super::mmu::Want;
+use super::mmu::{PAGE_MASK, Want};
 use super::op::{Detail, Op};
 use super::ram::read_host;
 use super::state::{Cpu, Mode};
@@ -24,7 +24,7 @@ const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP;
 
 /// Whether a block ends with the instruction.
 fn ends_block(i: &Instruction) -> bool {
-    i.flow_control() != FlowControl::Next
+    !matches!(i.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch)
         || matches!(i.mnemonic(), Mnemonic::Sti | Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq)
 }
 
@@ -61,13 +61,27 @@ fn op_of(i: &Instruction, offset: u64) -> Op {
     }
 }
 
+/// Whether an instruction that is not valid has more than 15 bytes: that is not #UD but #GP(0), which `step` raises.
+fn is_too_long(bits: u32, code: &[u8]) -> bool {
+    let Some(code) = code.get(..LONGEST_INSTRUCTION) else { return false };
+    let mut decoder = Decoder::new(bits, code, OPTIONS);
+    let _ = decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
+}
+
 impl Cpu {
     /// The first operation of the block at `self.rip`, decoded if need be; `None` if the instruction
     /// has to be executed by `step`.
     pub(super) fn block(&mut self) -> Exec<Option<u32>> {
         let rip = self.rip;
         self.check_target(rip)?;
-        let gpa = self.translate(self.code_address(rip), Want::Execute, Access::Current)?;
+        let la = self.code_address(rip);
+        let entry = self.tlb.get(self.tlb_set, Want::Execute, la);
+        let gpa = if entry.tag == la & PAGE_MASK {
+            entry.addend | la & 0xfff
+        } else {
+            self.translate(la, Want::Execute, Access::Current)?
+        };
         let Some(page) = self.ram.page_number(gpa) else { return Ok(None) };
         self.set_code_page(gpa, rip);
         let key = key(gpa, self.mode_key());
@@ -82,10 +96,7 @@ impl Cpu {
 
     fn decode_block(&mut self, gpa: u64, key: u64, page: usize) -> Option<u32> {
         if !self.cache.has_room(LONGEST + 2) || self.cache.ops.is_empty() {
-            let mut none = op_of(&Instruction::default(), 0);
-            none.handler = Cell::new(fast::leave_block);
-            self.cache.clear(none);
-            self.link_from = std::ptr::null();
+            self.clear_cache();
         }
         let start = gpa & 0xfff;
         let bytes = (4096 - start).min((LONGEST * LONGEST_INSTRUCTION / 2) as u64);
@@ -105,7 +116,7 @@ impl Cpu {
         let mut instruction = Instruction::default();
         let first = self.cache.ops.len();
         let mut offset = start;
-        let mut ended = false;
+        let mut before = Instruction::default();
         for _ in 0..LONGEST {
             if !decoder.can_decode() {
                 break;
@@ -114,43 +125,57 @@ impl Cpu {
             if decoder.last_error() == DecoderError::NoMoreBytes {
                 break;
             }
+            self.drop_segment_prefix(&mut instruction);
             let len = instruction.len() as u64;
             let at = (offset - start) as usize;
-            self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
+            if instruction.is_invalid() && is_too_long(bits, code.get(at..).unwrap_or_default()) {
+                break;
+            }
+            if !(self.cache.ops.len() > first && self.fuse(&before, &instruction)) {
+                self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
+            }
+            before = instruction;
             offset += len;
             if instruction.is_invalid() || self.ends_after(&instruction) {
-                ended = true;
                 break;
             }
         }
         if offset == start {
             return None;
         }
-        if !ended {
-            let mut end = op_of(&Instruction::default(), offset);
-            end.handler = Cell::new(fast::end_block);
-            end.imm = offset;
-            self.cache.ops.push(end);
-        } else {
-            // What follows a branch that is not taken.
-            let mut end = op_of(&Instruction::default(), offset);
-            end.handler = Cell::new(fast::end_block);
-            end.imm = offset;
-            self.cache.ops.push(end);
-        }
+        // Also behind a branch: it may not be taken.
+        let mut end = op_of(&Instruction::default(), offset);
+        end.handler = Cell::new(fast::end_block);
+        end.imm = offset;
+        self.cache.ops.push(end);
         self.cache.add(key, first as u32, granules(gpa, offset - start), page);
         Some(first as u32)
     }
 
+    /// Joins a conditional jump with the operation before it, where there is a handler for both.
+    fn fuse(&mut self, before: &Instruction, jump: &Instruction) -> bool {
+        if jump.flow_control() != FlowControl::ConditionalBranch || !self.is_long() {
+            return false;
+        }
+        let Some(op) = self.cache.ops.last_mut() else { return false };
+        let Some(handler) = execute::fuse(op, before, jump) else { return false };
+        op.handler = Cell::new(handler);
+        true
+    }
+
     fn ends_after(&self, i: &Instruction) -> bool {
-        ends_block(i) || general(i).1
+        // STI looks for interrupts itself in 64-bit mode.
+        (ends_block(i) || general(i).1) && !(i.mnemonic() == Mnemonic::Sti && self.is_long())
     }
 
     /// Appends the operation of an instruction at `offset` of its page.
     fn emit(&mut self, i: &Instruction, offset: u64, bytes: &[u8]) {
         let mut op = op_of(i, offset);
-        if let Some(handler) = fast::select(self, i, &mut op) {
+        if let Some(handler) = execute::select(self, i, &mut op) {
             op.handler = Cell::new(handler);
+            if matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Endbr64) {
+                return;
+            }
         } else {
             let (run, is_system) = general(i);
             op.handler = Cell::new(if is_system || ends_block(i) {
@@ -177,6 +202,9 @@ impl Cpu {
             && let Some(host) = self.ram.host(gpa & !0xfff, 4096)
         {
             self.tlb.flush_writes_of(host as u64);
+            if !self.is_alone() {
+                self.drop_store_translations_of_others();
+            }
         }
         true
     }
@@ -210,14 +238,24 @@ impl Cpu {
             self.check_target(last)?;
         }
         self.note_escape(&bytes[..instruction.len()]);
+        self.drop_segment_prefix(&mut instruction);
         Ok(instruction)
+    }
+
+    /// In 64-bit mode prefixes for ES, CS, SS and DS mean nothing: whether a fault is #SS depends on the
+    /// base register alone.
+    fn drop_segment_prefix(&self, i: &mut Instruction) {
+        let ignored = [Register::ES, Register::CS, Register::SS, Register::DS];
+        if self.mode == Mode::Long && ignored.contains(&i.segment_prefix()) {
+            i.set_segment_prefix(Register::None);
+        }
     }
 
     /// Keeps what the x87 unit has to know of an instruction beyond iced's form.
     pub(super) fn note_escape(&mut self, bytes: &[u8]) {
         self.escape = execute::escape_bytes(bytes);
         let prefix = execute::has_operand_size_prefix(bytes);
-        self.operand_is_wide = self.code_bits() == 64 || (self.code_bits() == 32) != prefix;
+        self.operand_is_wide = (self.code_bits() != 16) != prefix;
     }
 
     fn read_code(&mut self, gpa: u64, bytes: &mut [u8]) {
@@ -285,11 +323,32 @@ impl Cpu {
     /// Drops the blocks decoded from `granules` of a page of RAM that has been written to.
     #[cold]
     pub(super) fn invalidate_code(&mut self, page: usize, granules: u64) {
-        let retire = |op: &Op| op.handler.set(fast::leave_block);
-        let left = self.cache.invalidate(page, granules, retire);
+        let left = self.drop_blocks(page, granules);
+        let alone = self.is_alone();
         if let Some(code) = self.ram.code(page) {
-            code.store(left, Ordering::SeqCst);
+            if alone {
+                code.store(left, Ordering::SeqCst);
+            } else {
+                // Every vCPU drops its blocks there.
+                code.fetch_and(!granules, Ordering::SeqCst);
+            }
         }
+        if !alone {
+            self.tell_written(page, granules);
+        }
+    }
+
+    /// Drops this vCPU's blocks; gives the granules of those of the page that are left.
+    pub(super) fn drop_blocks(&mut self, page: usize, granules: u64) -> u64 {
+        self.cache.invalidate(page, granules, |op| op.handler.set(fast::leave_block))
+    }
+
+    /// Forgets all blocks. None may be executing.
+    pub(super) fn clear_cache(&mut self) {
+        let mut none = op_of(&Instruction::default(), 0);
+        none.handler = Cell::new(fast::leave_block);
+        self.cache.clear(none);
+        self.link_from = std::ptr::null();
     }
 }
 

@@ -51,6 +51,8 @@ pub mod kind {
     pub const INC: u32 = 6;
     /// DEC; `src` is the carry flag, which it keeps.
     pub const DEC: u32 = 7;
+    /// A shift or product: `src` holds CF and OF at their places; AF is clear.
+    pub const SHIFT: u32 = 8;
 }
 
 /// The last flag-setting operation. Values are zero-extended from the operand size.
@@ -89,7 +91,7 @@ impl Lazy {
     #[must_use]
     pub fn carry(self) -> bool {
         match self.kind >> 2 {
-            kind::EAGER | kind::INC | kind::DEC => self.src & CF != 0,
+            kind::EAGER | kind::INC | kind::DEC | kind::SHIFT => self.src & CF != 0,
             kind::ADD => self.result < self.src,
             kind::ADC => self.result <= self.src,
             kind::SUB => self.first() < self.src,
@@ -133,7 +135,7 @@ impl Lazy {
     pub fn overflow(self) -> bool {
         let top = self.bits() - 1;
         match self.kind >> 2 {
-            kind::EAGER => self.src & OF != 0,
+            kind::EAGER | kind::SHIFT => self.src & OF != 0,
             kind::ADD | kind::ADC => (self.first() ^ self.result) & (self.src ^ self.result) & 1 << top != 0,
             kind::SUB | kind::SBB => {
                 let a = self.first();
@@ -151,7 +153,7 @@ impl Lazy {
     pub fn adjust(self) -> bool {
         match self.kind >> 2 {
             kind::EAGER => self.src & AF != 0,
-            kind::LOGIC => false,
+            kind::LOGIC | kind::SHIFT => false,
             kind::INC => self.result & 15 == 0,
             kind::DEC => self.result & 15 == 15,
             _ => (self.first() ^ self.src ^ self.result) & 16 != 0,
@@ -234,6 +236,14 @@ impl Cpu {
     #[inline]
     pub fn set_arithmetic(&mut self, flags: u64) {
         self.lazy = Lazy { result: 0, src: flags, kind: kind::EAGER };
+    }
+
+    /// Notes a shift's or product's result, CF and OF.
+    #[inline(always)]
+    pub(crate) fn set_shifted<T: Int>(&mut self, result: T, carry: bool, overflow: bool) {
+        self.lazy.result = result.to_u64();
+        self.lazy.src = u64::from(carry) | u64::from(overflow) << 11;
+        self.lazy.kind = kind::SHIFT << 2 | T::LOG2;
     }
 
     /// Notes what the arithmetic flags are to be computed from.

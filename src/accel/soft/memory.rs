@@ -8,6 +8,7 @@ pub use super::mmu::Access;
 use super::mmu::{PAGE_MASK, Want};
 use super::ram::{read_host, write_host};
 use super::state::{Cpu, Mode, seg};
+use super::system::debug_registers::Watched;
 
 /// What an instruction that is executed again has done already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,6 +242,9 @@ impl Cpu {
 
     fn probe(&mut self, la: u64, len: u64, want: Want, access: Access) -> Exec {
         let Some(last) = len.checked_sub(1).map(|n| la.wrapping_add(n)) else { return Ok(()) };
+        if la & PAGE_MASK != last & PAGE_MASK {
+            self.check_end(la, len)?;
+        }
         let mut page = la;
         loop {
             self.translate(page, want, access)?;
@@ -254,14 +258,23 @@ impl Cpu {
         }
     }
 
+    /// An operand with an end that is not canonical faults for that before its pages are looked at.
+    fn check_end(&mut self, la: u64, size: u64) -> Exec {
+        if self.is_canonical(la.wrapping_add(size - 1)) { Ok(()) } else { self.general_protection() }
+    }
+
     #[cold]
     #[inline(never)]
     fn load_slow<T: Int>(&mut self, la: u64, access: Access) -> Exec<T> {
+        if self.is_watched() && access == Access::Current {
+            self.watch(la, T::BYTES, Watched::Load);
+        }
         let first = 4096 - (la & 0xfff);
         if first >= T::BYTES {
             let gpa = self.translate(la, Want::Read, access)?;
             return self.read_phys(gpa);
         }
+        self.check_end(la, T::BYTES)?;
         let low = self.translate(la, Want::Read, access)?;
         let high = self.translate(la.wrapping_add(first), Want::Read, access)?;
         let mut value = 0;
@@ -275,12 +288,16 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn store_slow<T: Int>(&mut self, la: u64, value: T, access: Access) -> Exec {
+        if self.is_watched() && access == Access::Current {
+            self.watch(la, T::BYTES, Watched::Store);
+        }
         let first = 4096 - (la & 0xfff);
         if first >= T::BYTES {
             let gpa = self.translate(la, Want::Write, access)?;
             self.retry_own_code(gpa, T::BYTES)?;
             return self.write_phys(gpa, value);
         }
+        self.check_end(la, T::BYTES)?;
         let low = self.translate(la, Want::Write, access)?;
         let high = self.translate(la.wrapping_add(first), Want::Write, access)?;
         self.retry_own_code(low, first)?;
@@ -358,6 +375,7 @@ impl Cpu {
     /// # Errors
     /// `AbortReason::IoIn`.
     pub fn read_port(&mut self, port: u16, size: u8) -> Exec<u32> {
+        self.watch(port.into(), size.into(), Watched::Port);
         match self.replay.take() {
             Some(Answer::Read(value)) => Ok(value as u32),
             Some(Answer::Write) => Ok(u32::MAX),
@@ -373,6 +391,7 @@ impl Cpu {
     /// # Errors
     /// `AbortReason::IoOut`.
     pub fn write_port(&mut self, port: u16, size: u8, value: u32) -> Exec {
+        self.watch(port.into(), size.into(), Watched::Port);
         if self.replay.take().is_some() {
             return Ok(());
         }

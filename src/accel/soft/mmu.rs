@@ -16,6 +16,11 @@ const ENTRIES: usize = 1024;
 /// A tag that no page has.
 const INVALID: u64 = 1;
 
+/// The entry is in the log of those that a load of CR3 flushes.
+const LOCAL: u8 = 1;
+/// The entry is in the log of global ones.
+const GLOBAL: u8 = 2;
+
 /// Which buffer of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
@@ -58,6 +63,8 @@ pub(super) struct Entry {
 /// A flush clears what has been filled since the last one, so its cost is part of the fills'.
 pub(super) struct Tlb {
     entries: Box<[Entry; 9 * ENTRIES]>,
+    /// In which of the logs an entry is: `LOCAL`, `GLOBAL`.
+    logged: Box<[u8]>,
     local: Vec<u16>,
     global: Vec<u16>,
     /// Linear ranges mapped by large pages since the last full flush, below and above the middle.
@@ -68,7 +75,8 @@ impl Tlb {
     pub fn new() -> Self {
         let entries = vec![Entry { tag: INVALID, addend: 0 }; 9 * ENTRIES].into_boxed_slice();
         let entries = entries.try_into().unwrap_or_else(|_| unreachable!());
-        Self { entries, local: Vec::new(), global: Vec::new(), large: [(u64::MAX, 0); 2] }
+        let logged = vec![0; 9 * ENTRIES].into_boxed_slice();
+        Self { entries, logged, local: Vec::new(), global: Vec::new(), large: [(u64::MAX, 0); 2] }
     }
 
     #[inline(always)]
@@ -81,12 +89,11 @@ impl Tlb {
 
     fn fill(&mut self, set: usize, want: Want, la: u64, addend: u64, global: bool) {
         let index = set * 3 * ENTRIES + want as usize * ENTRIES + (la >> 12) as usize % ENTRIES;
-        let log = if global { &mut self.global } else { &mut self.local };
-        if log.len() >= 18 * ENTRIES {
-            log.sort_unstable();
-            log.dedup();
+        let (log, bit) = if global { (&mut self.global, GLOBAL) } else { (&mut self.local, LOCAL) };
+        if self.logged[index] & bit == 0 {
+            self.logged[index] |= bit;
+            log.push(index as u16);
         }
-        log.push(index as u16);
         self.entries[index] = Entry { tag: la & PAGE_MASK, addend };
     }
 
@@ -99,6 +106,7 @@ impl Tlb {
     fn flush_local(&mut self) {
         for index in self.local.drain(..) {
             self.entries[usize::from(index)].tag = INVALID;
+            self.logged[usize::from(index)] &= !LOCAL;
         }
     }
 
@@ -106,6 +114,7 @@ impl Tlb {
         self.flush_local();
         for index in self.global.drain(..) {
             self.entries[usize::from(index)].tag = INVALID;
+            self.logged[usize::from(index)] &= !GLOBAL;
         }
         self.large = [(u64::MAX, 0); 2];
     }
@@ -184,8 +193,8 @@ struct Rights {
     smap_open: bool,
 }
 
-const PHYSICAL: u64 = (1 << MAXPHYADDR) - 1 & PAGE_MASK;
-const ENTRY_ADDRESS: u64 = (1 << 52) - 1 & PAGE_MASK;
+const PHYSICAL: u64 = ((1 << MAXPHYADDR) - 1) & PAGE_MASK;
+const ENTRY_ADDRESS: u64 = ((1 << 52) - 1) & PAGE_MASK;
 
 fn read_entry(ram: &Ram, gpa: u64, bytes: u64) -> u64 {
     // What is not RAM answers all-ones, as a bus does: reserved bits.
@@ -281,7 +290,7 @@ impl Cpu {
                 } else if level == 3 {
                     reserved |= entry::PS;
                 } else if leaf && level > 0 {
-                    reserved |= (1 << shift) - 1 & !0x1fff;
+                    reserved |= ((1 << shift) - 1) & !0x1fff;
                 }
                 if value & reserved != 0 {
                     return Some(Err(code | error::P | error::RSVD));

@@ -3,6 +3,7 @@
 pub mod abort;
 mod backend;
 pub mod cache;
+pub mod coherence;
 mod decode;
 pub mod execute;
 pub mod flags;
@@ -16,6 +17,8 @@ pub mod run;
 pub mod sse;
 pub mod state;
 pub mod system;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 mod wakeup;
 pub mod x87;

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use iced_x86::Instruction;
 
 use super::execute::General;
-use super::state::Cpu;
+use super::state::{Cpu, ZERO_SLOT};
 
 /// The operation to go on with, or null to leave the block: then `cpu.rip` is set, and `cpu.abort`
 /// says whether the instruction there was aborted.
@@ -60,16 +60,26 @@ impl Op {
     /// The operation behind this one.
     #[inline(always)]
     #[must_use]
-    pub fn next(&self) -> Next {
+    pub fn following(&self) -> Next {
         // Every block ends with an operation that does not call this.
         std::ptr::from_ref(self).wrapping_add(1)
     }
 
-    /// Where `link` leads, relative to `Cpu::page_base`.
-    #[inline]
+    /// Goes on with the operation behind this one: a sibling call, so that every handler has an indirect
+    /// jump of its own, which the host's processor predicts well. Where the compiler makes a call of it,
+    /// the stack grows for the length of a block and no more, because branches return.
+    #[inline(always)]
     #[must_use]
-    pub fn target(&self) -> u64 {
-        self.imm
+    pub fn next(&self, cpu: &mut Cpu) -> Next {
+        // SAFETY: a block's operations lie side by side, and its last one does not call this.
+        let next = unsafe { &*self.following() };
+        next.handler.get()(cpu, next)
+    }
+
+    /// Whether the memory operand is in the stack segment: its base is RSP or RBP, and no segment is named.
+    #[must_use]
+    pub fn uses_stack_segment(&self) -> bool {
+        matches!(self.base, 4 | 5) && self.scale >> 2 == ZERO_SLOT
     }
 
     /// The instruction's offset behind its last byte.

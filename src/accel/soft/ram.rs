@@ -1,10 +1,11 @@
 //! Guest RAM as the software CPU sees it: host addresses, and which parts hold decoded code.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
+use super::coherence::Peer;
 use super::integer::Int;
 use crate::memory::{GuestMemory, PAGE_SIZE};
 
@@ -23,6 +24,8 @@ pub struct Ram {
     regions: Vec<Region>,
     /// A bit for each 64 bytes of a page from which some vCPU has decoded code.
     code: Vec<AtomicU64>,
+    /// The vCPUs that execute from this RAM.
+    pub(super) peers: RwLock<Vec<Arc<Peer>>>,
     /// Keeps the host's mapping alive.
     _memory: GuestMemory,
 }
@@ -69,7 +72,7 @@ impl Ram {
             pages += region.len().div_ceil(PAGE_SIZE);
         }
         let code = (0..pages).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { regions, code, _memory: memory.clone() })
+        Arc::new(Self { regions, code, peers: RwLock::default(), _memory: memory.clone() })
     }
 
     /// The host address of `len` bytes of RAM at `gpa`, if all are RAM.
@@ -91,7 +94,7 @@ impl Ram {
     /// Replaces the naturally aligned `old` by `new` at `gpa`; false if something else was there.
     #[must_use]
     pub fn compare_exchange_u64(&self, gpa: u64, old: u64, new: u64) -> bool {
-        let Some(host) = self.host(gpa, 8).filter(|host| host % 8 == 0) else { return true };
+        let Some(host) = self.host(gpa, 8).filter(|host| host.is_multiple_of(8)) else { return true };
         // SAFETY: eight mapped, aligned bytes that are only accessed as shared memory.
         let cell = unsafe { AtomicU64::from_ptr(std::ptr::with_exposed_provenance_mut(host)) };
         cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()
@@ -100,7 +103,7 @@ impl Ram {
     /// As `compare_exchange_u64`, of 32 bits.
     #[must_use]
     pub fn compare_exchange_u32(&self, gpa: u64, old: u32, new: u32) -> bool {
-        let Some(host) = self.host(gpa, 4).filter(|host| host % 4 == 0) else { return true };
+        let Some(host) = self.host(gpa, 4).filter(|host| host.is_multiple_of(4)) else { return true };
         // SAFETY: four mapped, aligned bytes that are only accessed as shared memory.
         let cell = unsafe { AtomicU32::from_ptr(std::ptr::with_exposed_provenance_mut(host)) };
         cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::abort::{AbortReason, Exception, vector};
+use super::abort::AbortReason;
 use super::flags::rflags;
 use super::op::{Next, Op};
 use super::state::{Cpu, pending, seg};
@@ -23,6 +23,13 @@ pub enum Stop {
 impl Cpu {
     /// Executes guest code until the caller is needed.
     pub fn execute(&mut self) -> Stop {
+        self.unpark();
+        let stop = self.execute_until_stop();
+        self.park();
+        stop
+    }
+
+    fn execute_until_stop(&mut self) -> Stop {
         loop {
             if let Some(stop) = self.look_around() {
                 return stop;
@@ -50,6 +57,9 @@ impl Cpu {
             let events = self.pending.swap(0, Ordering::AcqRel);
             if events & pending::INTERRUPT != 0 {
                 self.interrupt_waiting = true;
+            }
+            if events & pending::CODE != 0 {
+                self.follow_others();
             }
             if events & pending::KICK != 0 {
                 return Some(Stop::Kicked);
@@ -133,14 +143,14 @@ impl Cpu {
         self.dr[7] & 0xff != 0
     }
 
-    /// One instruction, and the single-step trap after it.
+    /// One instruction, with the debug exceptions before and after it.
     fn step_with_trap(&mut self) {
-        let trapping = self.rflags_rest & rflags::TF != 0;
-        self.system.untraced = false;
-        if self.step().is_ok() && trapping && !self.system.untraced {
-            self.dr[6] |= 1 << 14;
-            self.abort = AbortReason::Exception(Exception { vector: vector::DB, error_code: None });
+        if self.raise_instruction_breakpoint().is_err() {
+            return;
         }
+        let trace = self.start_trace();
+        let result = self.step();
+        self.end_trace(trace, result.is_ok());
     }
 
     /// The seam to a translator: executes decoded blocks from operation `op` on until something is due.
@@ -150,7 +160,8 @@ impl Cpu {
             // SAFETY: an operation of the cache, which has not been cleared since it was executed:
             // `decode_block` resets `link_from` when it clears.
             let from: &Op = unsafe { &*from };
-            if self.page_base.wrapping_add(from.target()) == self.rip {
+            // An interrupt may have come between.
+            if self.link_to == (self.rip, self.code_page) {
                 from.link.set(op);
             }
         }
@@ -161,6 +172,8 @@ impl Cpu {
             let op = unsafe { &*next };
             next = op.handler.get()(self, op);
         }
+        // No block executes: whoever stores now (the delivery of an event) may store to any code.
+        self.code_page = u64::MAX;
     }
 
     /// Deals with an abort: delivers an exception, or gives what the caller has to do.
@@ -170,6 +183,7 @@ impl Cpu {
             AbortReason::Exception(exception) => {
                 self.replay.clear();
                 self.halted = false;
+                log::trace!("vCPU {} at {:#x}: {exception:x?}, CR2 {:#x}", self.id, self.rip, self.cr2);
                 match system::deliver_exception(self, exception) {
                     Ok(()) => None,
                     Err(_) => Some(Stop::Abort(std::mem::take(&mut self.abort))),

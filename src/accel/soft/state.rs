@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::abort::{Abort, AbortReason, Exception, Exec, vector};
 use super::cache::Cache;
+use super::coherence::Peer;
 use super::flags::{Lazy, rflags};
 use super::memory::Replay;
 use super::mmu::Tlb;
@@ -121,10 +122,14 @@ pub struct Cpu {
     pub(super) code_page: u64,
     /// The branch that has just left its block for one that it could be linked to, or null.
     pub(super) link_from: *const Op,
+    /// Where `link_from` leads: RIP and the guest-physical page.
+    pub(super) link_to: (u64, u64),
     /// Escape and ModRM bytes of the x87 instruction under way.
     pub(super) escape: (u8, u8),
     /// The instruction under way has the operand size of 32 bits (x87 environments).
     pub(super) operand_is_wide: bool,
+    /// What the other vCPUs have to tell; none for a CPU that is in no machine.
+    pub(super) peer: Option<Arc<Peer>>,
     /// HLT has been executed, and nothing has happened since.
     pub halted: bool,
     /// INIT has been received, and no start-up IPI since.
@@ -228,9 +233,11 @@ impl Cpu {
             cache,
             code_page: 0,
             link_from: std::ptr::null(),
+            link_to: (0, 0),
             escape: (0, 0),
             operand_is_wide: true,
             halted: false,
+            peer: None,
             waits_for_sipi: false,
             lapic: lone_apic(id),
             interrupts: Arc::new(NoInterrupts),

@@ -20,11 +20,11 @@ pub use terminal::RawMode;
 /// Waits until one of `fds` is ready; `None` waits for ever. An interruption by a signal counts as a
 /// wake-up with nothing ready.
 fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
-    let milliseconds = match timeout {
-        None => -1,
-        // Rounded up, so that a deadline is over when the wait is.
-        Some(timeout) => i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX),
-    };
+    // `poll` counts milliseconds, a guest's timers are finer: the rest of the last one is slept.
+    let (milliseconds, rest) = timeout.map_or((-1, Duration::ZERO), |timeout| {
+        let whole = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        (whole, Duration::from_nanos(u64::from(timeout.subsec_nanos() % 1_000_000)))
+    });
     let count = libc::nfds_t::try_from(fds.len()).unwrap_or_default();
     // SAFETY: `fds` is valid for reads and writes of `count` elements.
     if unsafe { libc::poll(fds.as_mut_ptr(), count, milliseconds) } < 0 {
@@ -36,6 +36,9 @@ fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
             return Ok(());
         }
         return Err(error);
+    }
+    if !rest.is_zero() && fds.iter().all(|fd| fd.revents == 0) {
+        std::thread::sleep(rest);
     }
     Ok(())
 }

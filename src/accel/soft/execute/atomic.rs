@@ -65,7 +65,7 @@ impl Cpu {
     }
 
     fn modify_locked<T: Int>(&mut self, la: u64, change: impl Fn(T) -> T) -> Exec<(T, T)> {
-        if la % T::BYTES == 0
+        if la.is_multiple_of(T::BYTES)
             && let Some((host, gpa)) = self.host_for_store(la, T::BYTES)?
         {
             // SAFETY: `host_for_store` vouches for the bytes; host pages are aligned as guest pages
@@ -177,7 +177,7 @@ pub fn cmpxchg(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
 pub fn cmpxchg_wide(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     let zero = if i.mnemonic() == Mnemonic::Cmpxchg16b {
         let la = cpu.memory_operand(i, 16, true)?;
-        if la % 16 != 0 {
+        if !la.is_multiple_of(16) {
             return cpu.general_protection();
         }
         wide(cpu, la)?

@@ -14,7 +14,9 @@ mod io;
 mod moves;
 mod muldiv;
 mod operand;
+mod select;
 mod shift;
+mod special;
 mod stack;
 mod string;
 mod vector;
@@ -24,8 +26,8 @@ use iced_x86::{Code, Instruction, Mnemonic};
 use super::abort::Exec;
 use super::state::{Cpu, Mode};
 pub(super) use alu::{Adc, Add, Alu, And, Cmp, Or, Sbb, Sub, Test, Xor};
-pub(super) use operand::register_offset;
-pub(super) use shift::{ShiftKind, rotate_shift};
+pub(super) use select::{fuse, select};
+pub(super) use shift::ShiftKind;
 pub(super) use vector::{
     escape_bytes, has_memory, has_operand_size_prefix, is_x87, sse_instruction, x87_instruction,
 };
@@ -135,10 +137,8 @@ pub fn general(i: &Instruction) -> Option<General> {
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchw
-        | Mnemonic::Prefetchwt1
-        | Mnemonic::Clflush
-        | Mnemonic::Clflushopt
-        | Mnemonic::Clwb => |_, _| Ok(Flow::Next),
+        | Mnemonic::Prefetchwt1 => |_, _| Ok(Flow::Next),
+        Mnemonic::Clflush => moves::flush_line,
         Mnemonic::Lfence | Mnemonic::Mfence | Mnemonic::Sfence => |_, _| {
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             Ok(Flow::Next)

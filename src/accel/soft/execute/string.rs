@@ -131,7 +131,7 @@ unsafe fn copy_up(source: usize, destination: usize, bytes: usize, item: usize) 
     } else {
         // The destination is ahead inside the source: what has been stored is loaded again.
         let step = distance.min(item).max(1);
-        let chunk = if distance % item == 0 { item } else { step };
+        let chunk = if distance.is_multiple_of(item) { item } else { step };
         let mut done = 0;
         while done < bytes {
             let n = chunk.min(bytes - done);

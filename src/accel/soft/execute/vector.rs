@@ -16,7 +16,8 @@ pub fn is_x87(i: &Instruction) -> bool {
     let features = i.cpuid_features();
     let unit = [CpuidFeature::FPU, CpuidFeature::FPU287, CpuidFeature::FPU387, CpuidFeature::FPU287XL_ONLY];
     // FISTTP came with SSE3; FCMOV and FCOMI with CMOV are features of the FPU, too.
-    i.mnemonic() == Mnemonic::Fisttp || features.iter().any(|feature| unit.contains(feature))
+    matches!(i.mnemonic(), Mnemonic::Fisttp | Mnemonic::Wait)
+        || features.iter().any(|feature| unit.contains(feature))
 }
 
 /// How many bytes of memory an SSE form reads, and whether they must be aligned.
@@ -86,7 +87,7 @@ impl Cpu {
             8 => self.store(la, value as u64),
             _ => {
                 // Nothing is stored unless all of it can be.
-                if la & 0xfff > 4096 - 16 || la % 16 != 0 {
+                if la & 0xfff > 4096 - 16 || !la.is_multiple_of(16) {
                     self.probe_write(la, 16, Access::Current)?;
                 }
                 self.store(la, value as u64)?;
@@ -99,7 +100,7 @@ impl Cpu {
     fn vector_operand(&mut self, i: &Instruction, n: u32, bytes: u8, aligned: bool) -> Exec<u128> {
         if i.op_kind(n) == OpKind::Memory {
             let la = self.memory_operand(i, bytes.into(), false)?;
-            if aligned && la % 16 != 0 {
+            if aligned && !la.is_multiple_of(16) {
                 return self.general_protection();
             }
             return self.load_vector(la, bytes);
@@ -147,6 +148,8 @@ pub fn sse_instruction(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     let Some(form) = sse::lookup(i.code(), memory) else { return cpu.undefined() };
     match form {
         Form::Crc { .. } => {}
+        // With a source in memory the MMX registers are not touched.
+        Form::XmmMmxFp { .. } if memory => cpu.check_sse()?,
         Form::Mmx { .. }
         | Form::MmxImm { .. }
         | Form::MmxGpr { .. }
@@ -215,7 +218,7 @@ pub fn sse_instruction(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
         }
         Form::Store { f, bytes, aligned } => {
             let la = cpu.memory_operand(i, bytes.into(), true)?;
-            if aligned && la % 16 != 0 {
+            if aligned && !la.is_multiple_of(16) {
                 return cpu.general_protection();
             }
             let value = f(cpu.vector_operand(i, 1, 16, false)?, imm);
@@ -434,7 +437,10 @@ pub fn escape_bytes(bytes: &[u8]) -> (u8, u8) {
     (bytes.get(at).copied().unwrap_or(0), bytes.get(at + 1).copied().unwrap_or(0))
 }
 
-/// Whether an instruction has the operand-size override among its prefixes.
+/// Whether an instruction has the operand-size override among its prefixes, and REX.W does not undo it.
 pub fn has_operand_size_prefix(bytes: &[u8]) -> bool {
-    bytes.iter().take_while(|byte| !(0xd8..=0xdf).contains(*byte)).any(|&byte| byte == 0x66)
+    let escape = bytes.iter().position(|byte| (0xd8..=0xdf).contains(byte)).unwrap_or(bytes.len());
+    let prefixes = &bytes[..escape];
+    // Only in 64-bit mode is 48 to 4F a prefix.
+    prefixes.contains(&0x66) && !prefixes.last().is_some_and(|byte| (0x48..=0x4f).contains(byte))
 }

@@ -137,7 +137,7 @@ impl Topology {
                 let khz = u32::try_from(TSC_HZ / 1000).unwrap_or(0);
                 Leaf { eax: khz, ebx: khz, ..Leaf::default() }
             }
-            0x4000_0000..=0x4fff_ffff => Leaf::default(),
+            _ if leaf >> 28 == 4 => Leaf::default(),
             0x8000_0000 => Leaf { eax: MAX_EXTENDED, ..Leaf::default() },
             0x8000_0001 => Leaf { eax: 0, ebx: 0, ecx: EXT1_ECX, edx: EXT1_EDX },
             0x8000_0002..=0x8000_0004 => brand(leaf - 0x8000_0002),

@@ -186,7 +186,14 @@ fn flags_image(cpu: &Cpu, event: &Event) -> u64 {
             vector::DB => debug_registers::is_general_detect(cpu),
             _ => true,
         };
-    if fault { flags | rflags::RF } else { flags }
+    if fault {
+        flags | rflags::RF
+    } else if cpu.dr[7] & 0xff == 0 {
+        // Instructions clear it only where breakpoints look at it.
+        flags & !rflags::RF
+    } else {
+        flags
+    }
 }
 
 fn real(cpu: &mut Cpu, event: Event) -> Exec {

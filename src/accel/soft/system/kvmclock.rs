@@ -60,7 +60,7 @@ mod tests {
     fn guest_nanoseconds(page: &[u8; 32], tsc: u64) -> u64 {
         let word = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
         let delta = tsc.wrapping_sub(word(8)) << page[28];
-        let scaled = u128::from(delta) * u128::from(word(24) as u32) >> 32;
+        let scaled = (u128::from(delta) * u128::from(word(24) as u32)) >> 32;
         word(16).wrapping_add(scaled as u64)
     }
 

@@ -57,6 +57,8 @@ pub struct System {
     /// The instruction that has just been executed is followed by no single-step trap: it has cleared
     /// RFLAGS.TF on its way to a handler, or loaded SS.
     pub untraced: bool,
+    /// Breakpoints that the instruction under way has met, as bits of DR6.
+    pub breakpoints: u64,
     random: Random,
 }
 
@@ -70,6 +72,7 @@ impl System {
             msrs: Msrs::default(),
             nmi_blocked: false,
             untraced: false,
+            breakpoints: 0,
             random: Random::default(),
         }
     }

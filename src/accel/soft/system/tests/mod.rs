@@ -2,7 +2,9 @@
 
 mod delivery;
 mod far;
-mod machine;
+mod hostile;
+pub mod machine;
 mod privileged;
 mod segments;
 mod tasks;
+mod traps;

@@ -7,6 +7,9 @@ use crate::accel::soft::flags::rflags::ZF;
 use crate::accel::soft::state::{Cpu, cr4, seg};
 use crate::accel::soft::system::stack::RSP;
 
+/// The fault of a case, if it has one: vector and error code.
+type Expected = Option<(u8, u32)>;
+
 /// `mov sreg, ax`.
 fn mov(index: usize) -> [u8; 2] {
     [0x8e, 0xc0 | (index as u8) << 3]
@@ -30,7 +33,7 @@ fn real_mode_keeps_limits() {
 fn data_segments_are_checked() {
     const EXECUTE_ONLY: u64 = 0x00cf_9800_0000_ffff;
     const ABSENT: u64 = 0x00cf_7200_0000_ffff;
-    let cases: &[(&str, u8, u16, u64, Option<(u8, u32)>)] = &[
+    let cases: &[(&str, u8, u16, u64, Expected)] = &[
         ("null", 0, 3, 0, None),
         ("outside", 0, OUTSIDE | 1, 0, Some((vector::GP, OUTSIDE as u32))),
         ("data", 0, DATA, 0, None),
@@ -62,7 +65,7 @@ fn data_segments_are_checked() {
 
 #[test]
 fn stack_segments_are_checked() {
-    let cases: &[(&str, u8, u16, Option<(u8, u32)>)] = &[
+    let cases: &[(&str, u8, u16, Expected)] = &[
         ("null", 0, 0, Some((vector::GP, 0))),
         ("outside", 0, OUTSIDE, Some((vector::GP, OUTSIDE as u32))),
         ("data", 0, DATA, None),

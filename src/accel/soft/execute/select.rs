@@ -1,0 +1,490 @@
+//! Chooses the specialised handler of an instruction.
+
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+
+use super::operand::register_offset;
+use super::special as s;
+use super::{Adc, Add, And, Cmp, Conditional, Or, Sbb, ShiftKind, Sub, Test, Xor, condition};
+use crate::accel::soft::op::{Handler, Op};
+use crate::accel::soft::state::{Cpu, PAGE_BASE_SLOT, ZERO_SLOT, seg, segment_slot};
+
+/// Picks the instance of a handler by operand size.
+macro_rules! sized {
+    ($size:expr, $f:ident $(, $g:ty)*) => {
+        match $size {
+            1 => s::$f::<$($g,)* u8>,
+            2 => s::$f::<$($g,)* u16>,
+            4 => s::$f::<$($g,)* u32>,
+            _ => s::$f::<$($g,)* u64>,
+        }
+    };
+}
+
+/// As `sized`, of a handler with a memory operand.
+macro_rules! sized_memory {
+    ($size:expr, $full:expr, $f:ident $(, $g:ty)*) => {
+        match ($size, $full) {
+            (1, false) => s::$f::<$($g,)* u8, false>,
+            (2, false) => s::$f::<$($g,)* u16, false>,
+            (4, false) => s::$f::<$($g,)* u32, false>,
+            (_, false) => s::$f::<$($g,)* u64, false>,
+            (1, true) => s::$f::<$($g,)* u8, true>,
+            (2, true) => s::$f::<$($g,)* u16, true>,
+            (4, true) => s::$f::<$($g,)* u32, true>,
+            (_, true) => s::$f::<$($g,)* u64, true>,
+        }
+    };
+}
+
+/// Binds `$o` to the operation of an ALU mnemonic.
+macro_rules! with_operation {
+    ($mnemonic:expr, $o:ident => $body:expr) => {
+        match $mnemonic {
+            Mnemonic::Add => {
+                type $o = Add;
+                $body
+            }
+            Mnemonic::Or => {
+                type $o = Or;
+                $body
+            }
+            Mnemonic::Adc => {
+                type $o = Adc;
+                $body
+            }
+            Mnemonic::Sbb => {
+                type $o = Sbb;
+                $body
+            }
+            Mnemonic::And => {
+                type $o = And;
+                $body
+            }
+            Mnemonic::Sub => {
+                type $o = Sub;
+                $body
+            }
+            Mnemonic::Xor => {
+                type $o = Xor;
+                $body
+            }
+            Mnemonic::Cmp => {
+                type $o = Cmp;
+                $body
+            }
+            _ => {
+                type $o = Test;
+                $body
+            }
+        }
+    };
+}
+
+/// Picks the instance of a handler by condition.
+macro_rules! by_condition {
+    ($cc:expr, $f:ident $(, $g:tt)*) => {
+        match $cc {
+            0 => s::$f::<$($g,)* 0>,
+            1 => s::$f::<$($g,)* 1>,
+            2 => s::$f::<$($g,)* 2>,
+            3 => s::$f::<$($g,)* 3>,
+            4 => s::$f::<$($g,)* 4>,
+            5 => s::$f::<$($g,)* 5>,
+            6 => s::$f::<$($g,)* 6>,
+            7 => s::$f::<$($g,)* 7>,
+            8 => s::$f::<$($g,)* 8>,
+            9 => s::$f::<$($g,)* 9>,
+            10 => s::$f::<$($g,)* 10>,
+            11 => s::$f::<$($g,)* 11>,
+            12 => s::$f::<$($g,)* 12>,
+            13 => s::$f::<$($g,)* 13>,
+            14 => s::$f::<$($g,)* 14>,
+            _ => s::$f::<$($g,)* 15>,
+        }
+    };
+}
+
+fn register(i: &Instruction, n: u32) -> Option<Register> {
+    let register = i.op_register(n);
+    (i.op_kind(n) == OpKind::Register && register.is_gpr()).then_some(register)
+}
+
+/// Fills in the address of the memory operand; whether it takes index or segment. `None` if only the
+/// general form can compute it.
+fn memory(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<bool> {
+    if !cpu.is_long() {
+        return None;
+    }
+    let slot = |register: Register| match register {
+        Register::None => Some(ZERO_SLOT),
+        Register::RIP => Some(PAGE_BASE_SLOT),
+        r if r.is_gpr64() => Some(r.number() as u8),
+        _ => None,
+    };
+    op.base = slot(i.memory_base())?;
+    op.index = slot(i.memory_index())?;
+    if op.base == ZERO_SLOT && op.index == ZERO_SLOT && i.memory_displ_size() != 8 {
+        return None;
+    }
+    op.disp = i32::try_from(i.memory_displacement64() as i64).ok()?;
+    let segment = match i.memory_segment() {
+        Register::FS => segment_slot(seg::FS),
+        Register::GS => segment_slot(seg::GS),
+        _ => ZERO_SLOT,
+    };
+    op.scale = i.memory_index_scale().trailing_zeros() as u8 | segment << 2;
+    Some(op.index != ZERO_SLOT || segment != ZERO_SLOT)
+}
+
+fn is_memory(i: &Instruction, n: u32) -> bool {
+    i.op_kind(n) == OpKind::Memory
+}
+
+fn is_immediate(i: &Instruction, n: u32) -> bool {
+    matches!(
+        i.op_kind(n),
+        OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate64
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64
+    )
+}
+
+/// The specialised handler of an instruction, with its operation's fields filled in; `None` if it has
+/// only the general form.
+pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    if i.has_lock_prefix() {
+        return None;
+    }
+    match i.mnemonic() {
+        Mnemonic::Add
+        | Mnemonic::Or
+        | Mnemonic::Adc
+        | Mnemonic::Sbb
+        | Mnemonic::And
+        | Mnemonic::Sub
+        | Mnemonic::Xor
+        | Mnemonic::Cmp
+        | Mnemonic::Test => alu(cpu, i, op),
+        Mnemonic::Mov => mov(cpu, i, op),
+        Mnemonic::Lea => {
+            let full = memory(cpu, i, op)?;
+            if i.memory_segment() == Register::FS || i.memory_segment() == Register::GS {
+                return None;
+            }
+            op.a = register_offset(i.op0_register());
+            match (i.op0_register().size(), full) {
+                (8, false) => Some(s::lea::<false>),
+                (8, true) => Some(s::lea::<true>),
+                (4, false) => Some(s::lea32::<false>),
+                (4, true) => Some(s::lea32::<true>),
+                _ => None,
+            }
+        }
+        Mnemonic::Movzx | Mnemonic::Movsx | Mnemonic::Movsxd => extend(cpu, i, op),
+        Mnemonic::Inc | Mnemonic::Dec | Mnemonic::Neg | Mnemonic::Not => {
+            if is_memory(i, 0) {
+                memory(cpu, i, op)?;
+                let size = i.memory_size().size();
+                return match i.mnemonic() {
+                    Mnemonic::Inc => Some(sized_memory!(size, true, increment_m)),
+                    Mnemonic::Dec => Some(sized_memory!(size, false, increment_m)),
+                    _ => None,
+                };
+            }
+            let r = register(i, 0)?;
+            op.a = register_offset(r);
+            Some(match i.mnemonic() {
+                Mnemonic::Inc => sized_memory!(r.size(), true, increment_r),
+                Mnemonic::Dec => sized_memory!(r.size(), false, increment_r),
+                Mnemonic::Neg => sized!(r.size(), neg_r),
+                _ => sized!(r.size(), not_r),
+            })
+        }
+        Mnemonic::Shl | Mnemonic::Sal => shift::<{ ShiftKind::Shl as u8 }>(i, op),
+        Mnemonic::Shr => shift::<{ ShiftKind::Shr as u8 }>(i, op),
+        Mnemonic::Sar => shift::<{ ShiftKind::Sar as u8 }>(i, op),
+        Mnemonic::Imul => imul(i, op),
+        Mnemonic::Mul => {
+            let size = if is_memory(i, 0) { i.memory_size().size() } else { i.op0_register().size() };
+            if size < 4 {
+                return None;
+            }
+            if is_memory(i, 0) {
+                memory(cpu, i, op)?;
+                return Some(if size == 4 { s::mul_m::<u32> } else { s::mul_m::<u64> });
+            }
+            op.a = register_offset(i.op0_register());
+            Some(if size == 4 { s::mul_r::<u32> } else { s::mul_r::<u64> })
+        }
+        Mnemonic::Bswap => {
+            op.a = register_offset(i.op0_register());
+            match i.op0_register().size() {
+                4 => Some(s::bswap::<u32>),
+                8 => Some(s::bswap::<u64>),
+                _ => None,
+            }
+        }
+        Mnemonic::Cdqe => Some(s::cdqe),
+        Mnemonic::Xchg => {
+            let (a, b) = (register(i, 0)?, register(i, 1)?);
+            (op.a, op.b) = (register_offset(a), register_offset(b));
+            Some(sized!(a.size(), xchg_rr))
+        }
+        Mnemonic::Bt => {
+            let a = register(i, 0)?;
+            if !is_immediate(i, 1) {
+                return None;
+            }
+            op.a = register_offset(a);
+            op.imm = i.immediate(1) % (a.size() as u64 * 8);
+            Some(sized!(a.size(), bt_ri))
+        }
+        Mnemonic::Nop
+        | Mnemonic::Reservednop
+        | Mnemonic::Endbr64
+        | Mnemonic::Endbr32
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2
+        | Mnemonic::Prefetchw => Some(s::nop),
+        _ if cpu.is_long() => long_mode(cpu, i, op),
+        _ => match condition(i) {
+            Some(_) => conditional(i, op),
+            None => None,
+        },
+    }
+}
+
+/// Stack and control instructions of 64-bit mode.
+fn long_mode(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    if i.is_stack_instruction() {
+        // What a fault has to know of the access to the stack.
+        (op.base, op.scale) = (4, ZERO_SLOT << 2);
+    }
+    match i.code() {
+        Code::Push_r64 => {
+            op.a = register_offset(i.op0_register());
+            Some(s::push_r)
+        }
+        Code::Pushq_imm8 | Code::Pushq_imm32 => {
+            op.imm = i.immediate(0);
+            Some(s::push_i)
+        }
+        Code::Push_rm64 if is_memory(i, 0) => memory(cpu, i, op).map(|_| s::push_m as Handler),
+        Code::Pop_r64 => {
+            op.a = register_offset(i.op0_register());
+            Some(s::pop_r)
+        }
+        Code::Cli => Some(s::cli),
+        Code::Sti => Some(s::sti),
+        Code::Leaveq => Some(s::leave),
+        Code::Retnq => Some(s::ret),
+        Code::Retnq_imm16 => {
+            op.imm = i.immediate16().into();
+            Some(s::ret)
+        }
+        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => {
+            op.imm = i.near_branch64();
+            Some(s::jmp)
+        }
+        Code::Call_rel32_64 => {
+            op.imm = i.near_branch64();
+            Some(s::call)
+        }
+        Code::Call_rm64 | Code::Jmp_rm64 => {
+            let calls = i.code() == Code::Call_rm64;
+            if is_memory(i, 0) {
+                memory(cpu, i, op)?;
+                return Some(if calls { s::call_m } else { s::jmp_m });
+            }
+            op.a = register_offset(i.op0_register());
+            Some(if calls { s::call_r } else { s::jmp_r })
+        }
+        _ => conditional(i, op),
+    }
+}
+
+fn conditional(i: &Instruction, op: &mut Op) -> Option<Handler> {
+    let (what, code) = condition(i)?;
+    match what {
+        Conditional::Jump => {
+            // Targets of 16 bits wrap by themselves.
+            if i.op0_kind() == OpKind::NearBranch16 {
+                return None;
+            }
+            op.imm = i.near_branch64();
+            Some(by_condition!(code, jcc))
+        }
+        Conditional::Set => {
+            op.a = register_offset(register(i, 0)?);
+            op.index = code;
+            Some(s::setcc_r)
+        }
+        Conditional::Move => {
+            let (a, b) = (register(i, 0)?, register(i, 1)?);
+            (op.a, op.b) = (register_offset(a), register_offset(b));
+            match a.size() {
+                4 => Some(by_condition!(code, cmov_rr, u32)),
+                8 => Some(by_condition!(code, cmov_rr, u64)),
+                _ => None,
+            }
+        }
+    }
+}
+
+fn alu(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    let mnemonic = i.mnemonic();
+    if let Some(a) = register(i, 0) {
+        op.a = register_offset(a);
+        let size = a.size();
+        if let Some(b) = register(i, 1) {
+            op.b = register_offset(b);
+            return Some(with_operation!(mnemonic, O => sized!(size, alu_rr, O)));
+        }
+        if is_immediate(i, 1) {
+            op.imm = i.immediate(1);
+            return Some(with_operation!(mnemonic, O => sized!(size, alu_ri, O)));
+        }
+        let full = memory(cpu, i, op)?;
+        return Some(with_operation!(mnemonic, O => sized_memory!(size, full, alu_rm, O)));
+    }
+    let full = memory(cpu, i, op)?;
+    let size = i.memory_size().size();
+    if let Some(b) = register(i, 1) {
+        op.b = register_offset(b);
+        return Some(with_operation!(mnemonic, O => sized_memory!(size, full, alu_mr, O)));
+    }
+    op.imm = i.immediate(1);
+    Some(with_operation!(mnemonic, O => sized_memory!(size, full, alu_mi, O)))
+}
+
+fn mov(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    if let Some(a) = register(i, 0) {
+        op.a = register_offset(a);
+        let size = a.size();
+        if let Some(b) = register(i, 1) {
+            op.b = register_offset(b);
+            return Some(sized!(size, mov_rr));
+        }
+        if is_immediate(i, 1) {
+            op.imm = i.immediate(1);
+            return Some(sized!(size, mov_ri));
+        }
+        if !is_memory(i, 1) {
+            return None;
+        }
+        let full = memory(cpu, i, op)?;
+        return Some(sized_memory!(size, full, mov_rm));
+    }
+    if !is_memory(i, 0) {
+        return None;
+    }
+    if is_immediate(i, 1) {
+        let full = memory(cpu, i, op)?;
+        op.imm = i.immediate(1);
+        return Some(sized_memory!(i.memory_size().size(), full, mov_mi));
+    }
+    let b = register(i, 1)?;
+    let full = memory(cpu, i, op)?;
+    op.b = register_offset(b);
+    Some(sized_memory!(b.size(), full, mov_mr))
+}
+
+fn extend(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    let destination = i.op0_register();
+    op.a = register_offset(destination);
+    let signed = i.mnemonic() != Mnemonic::Movzx;
+    if let Some(b) = register(i, 1) {
+        op.b = register_offset(b);
+        return match (b.size(), destination.size(), signed) {
+            // Zero extension to 32 bits is one to 64.
+            (1, 4 | 8, false) => Some(s::extend_rr::<u8, u64, false>),
+            (2, 4 | 8, false) => Some(s::extend_rr::<u16, u64, false>),
+            (1, 4, true) => Some(s::extend_rr::<u8, u32, true>),
+            (1, 8, true) => Some(s::extend_rr::<u8, u64, true>),
+            (2, 4, true) => Some(s::extend_rr::<u16, u32, true>),
+            (2, 8, true) => Some(s::extend_rr::<u16, u64, true>),
+            (4, 8, true) => Some(s::extend_rr::<u32, u64, true>),
+            _ => None,
+        };
+    }
+    memory(cpu, i, op)?;
+    match (i.memory_size().size(), destination.size(), signed) {
+        (1, 4 | 8, false) => Some(s::extend_rm::<u8, u64, false>),
+        (2, 4 | 8, false) => Some(s::extend_rm::<u16, u64, false>),
+        (1, 4, true) => Some(s::extend_rm::<u8, u32, true>),
+        (1, 8, true) => Some(s::extend_rm::<u8, u64, true>),
+        (2, 4, true) => Some(s::extend_rm::<u16, u32, true>),
+        (2, 8, true) => Some(s::extend_rm::<u16, u64, true>),
+        (4, 8, true) => Some(s::extend_rm::<u32, u64, true>),
+        _ => None,
+    }
+}
+
+fn shift<const K: u8>(i: &Instruction, op: &mut Op) -> Option<Handler> {
+    let a = register(i, 0)?;
+    op.a = register_offset(a);
+    let bits = a.size() as u64 * 8;
+    if bits < 32 {
+        return None;
+    }
+    if i.op_kind(1) == OpKind::Register {
+        return Some(if bits == 32 { s::shift_rc::<u32, K> } else { s::shift_rc::<u64, K> });
+    }
+    op.imm = i.immediate(1) & (bits - 1);
+    if op.imm == 0 {
+        return None;
+    }
+    Some(if bits == 32 { s::shift_ri::<u32, K> } else { s::shift_ri::<u64, K> })
+}
+
+fn imul(i: &Instruction, op: &mut Op) -> Option<Handler> {
+    let a = register(i, 0)?;
+    let b = register(i, 1)?;
+    (op.a, op.b) = (register_offset(a), register_offset(b));
+    if i.op_count() == 3 {
+        op.imm = i.immediate(2);
+    }
+    match (a.size(), i.op_count()) {
+        (4, 2) => Some(s::imul_r::<u32, false>),
+        (8, 2) => Some(s::imul_r::<u64, false>),
+        (4, 3) => Some(s::imul_r::<u32, true>),
+        (8, 3) => Some(s::imul_r::<u64, true>),
+        _ => None,
+    }
+}
+
+/// Joins a CMP or TEST of registers of 32 or 64 bits with the Jcc that follows; `first` is the operation
+/// of the former, and gets the fields of the latter.
+pub fn fuse(first: &mut Op, i: &Instruction, jump: &Instruction) -> Option<Handler> {
+    let (Some((Conditional::Jump, code)), OpKind::NearBranch64) = (condition(jump), jump.op0_kind()) else {
+        return None;
+    };
+    let a = register(i, 0)?;
+    let immediate = is_immediate(i, 1);
+    if immediate {
+        first.disp = i32::try_from(i.immediate(1) as i64).ok()?;
+    } else {
+        register(i, 1)?;
+    }
+    let handler: Handler = match (i.mnemonic(), a.size(), immediate) {
+        (Mnemonic::Cmp, 4, false) => by_condition!(code, compare_jcc, Cmp, u32, false),
+        (Mnemonic::Cmp, 8, false) => by_condition!(code, compare_jcc, Cmp, u64, false),
+        (Mnemonic::Cmp, 4, true) => by_condition!(code, compare_jcc, Cmp, u32, true),
+        (Mnemonic::Cmp, 8, true) => by_condition!(code, compare_jcc, Cmp, u64, true),
+        (Mnemonic::Test, 4, false) => by_condition!(code, compare_jcc, Test, u32, false),
+        (Mnemonic::Test, 8, false) => by_condition!(code, compare_jcc, Test, u64, false),
+        (Mnemonic::Test, 1, false) => by_condition!(code, compare_jcc, Test, u8, false),
+        (Mnemonic::Cmp, 1, true) => by_condition!(code, compare_jcc, Cmp, u8, true),
+        _ => return None,
+    };
+    first.imm = jump.near_branch64();
+    first.len += jump.len() as u8;
+    Some(handler)
+}
