@@ -564,19 +564,26 @@ pub fn jmp_m<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     if is_canonical(target) { go_again(cpu, op, target) } else { bad_target(cpu, op) }
 }
 
-/// CLI at CPL 0.
+/// CLI.
 pub fn cli(cpu: &mut Cpu, op: &Op) -> Next {
-    if cpu.cpl != 0 {
-        return super::fast::general(cpu, op);
+    if cpu.cpl > cpu.iopl() {
+        return not_allowed(cpu, op);
     }
     cpu.rflags_rest &= !rflags::IF;
     op.next(cpu)
 }
 
-/// STI at CPL 0: the block goes on unless an interrupt waits.
+/// Raises #GP(0).
+#[cold]
+fn not_allowed(cpu: &mut Cpu, op: &Op) -> Next {
+    let _ = cpu.general_protection::<()>();
+    stopped(cpu, op)
+}
+
+/// STI: the block goes on unless an interrupt waits.
 pub fn sti(cpu: &mut Cpu, op: &Op) -> Next {
-    if cpu.cpl != 0 {
-        return super::fast::general_last(cpu, op);
+    if cpu.cpl > cpu.iopl() {
+        return not_allowed(cpu, op);
     }
     if cpu.rflags_rest & rflags::IF != 0 {
         return op.next(cpu);
