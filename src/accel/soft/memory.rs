@@ -116,6 +116,35 @@ impl Cpu {
         Err(super::abort::Abort)
     }
 
+    /// 16 bytes by a translation that is at hand: the error is no abort.
+    #[inline(always)]
+    pub(super) fn load_pair(&mut self, la: u64) -> Exec<u128> {
+        let entry = self.tlb_entry(Want::Read, la);
+        if entry.tag != la.wrapping_add(15) & PAGE_MASK {
+            return Err(super::abort::Abort);
+        }
+        let host = la.wrapping_add(entry.addend) as usize;
+        // SAFETY: as in `load`.
+        let (low, high): (u64, u64) = unsafe { (read_host(host), read_host(host + 8)) };
+        Ok(u128::from(high) << 64 | u128::from(low))
+    }
+
+    /// 16 bytes by a translation that is at hand: the error is no abort.
+    #[inline(always)]
+    pub(super) fn store_pair(&mut self, la: u64, value: u128) -> Exec {
+        let entry = self.tlb_entry(Want::Write, la);
+        if entry.tag != la.wrapping_add(15) & PAGE_MASK {
+            return Err(super::abort::Abort);
+        }
+        let host = la.wrapping_add(entry.addend) as usize;
+        // SAFETY: as in `store`.
+        unsafe {
+            write_host(host, value as u64);
+            write_host(host + 8, (value >> 64) as u64);
+        }
+        Ok(())
+    }
+
     /// Reads, changes and writes memory; gives the old and the new value. With `FAST` only by a translation
     /// that is at hand: the error is then no abort.
     #[inline(always)]

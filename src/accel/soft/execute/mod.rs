@@ -14,6 +14,7 @@ mod io;
 mod moves;
 mod muldiv;
 mod operand;
+mod packed;
 mod select;
 mod shift;
 mod special;

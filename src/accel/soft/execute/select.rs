@@ -3,6 +3,7 @@
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::operand::{operand_size, register_offset};
+use super::packed;
 use super::special as s;
 use super::{Adc, Add, And, Cmp, Conditional, Or, Sbb, ShiftKind, Sub, Test, Xor, condition};
 use crate::accel::soft::op::{Handler, Op};
@@ -111,7 +112,7 @@ fn register(i: &Instruction, n: u32) -> Option<Register> {
 
 /// Fills in the address of the memory operand; whether it takes index or segment. `None` if only the
 /// general form can compute it.
-fn memory(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<bool> {
+pub fn memory(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<bool> {
     if !cpu.is_long() {
         return None;
     }
@@ -260,7 +261,7 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
         Mnemonic::Cqo => Some(s::sign_to_rdx::<u64>),
         Mnemonic::Rol => rotate::<true>(i, op),
         Mnemonic::Ror => rotate::<false>(i, op),
-        _ if cpu.is_long() => long_mode(cpu, i, op),
+        _ if cpu.is_long() => long_mode(cpu, i, op).or_else(|| packed::select(cpu, i, op)),
         _ => match condition(i) {
             Some(_) => conditional(cpu, i, op),
             None => None,

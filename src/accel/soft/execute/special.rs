@@ -25,7 +25,7 @@ impl Cpu {
 
 /// The address of an operation's memory operand; `FULL` with index and segment base.
 #[inline(always)]
-fn address<const FULL: bool>(cpu: &Cpu, op: &Op) -> u64 {
+pub fn address<const FULL: bool>(cpu: &Cpu, op: &Op) -> u64 {
     let mut address = cpu.slot(op.base).wrapping_add(i64::from(op.disp) as u64);
     if FULL {
         address =
@@ -37,7 +37,7 @@ fn address<const FULL: bool>(cpu: &Cpu, op: &Op) -> u64 {
 /// Goes on with the other handler of an operation. Kept apart, so that the compiler does not join the two.
 #[cold]
 #[inline(never)]
-fn hand_over(cpu: &mut Cpu, op: &Op, slow: Handler) -> Next {
+pub fn hand_over(cpu: &mut Cpu, op: &Op, slow: Handler) -> Next {
     slow(cpu, op)
 }
 
