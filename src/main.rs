@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use vm_accel::accel::{AccelKind, probe};
 use vm_accel::cli::{self, Command, RunArgs, STATUS_FAILURE};
 use vm_accel::console::say;
@@ -19,12 +19,12 @@ fn main() -> ExitCode {
         Command::Run(args) => run(&args),
         Command::Probe { accel, json } => print_probe(accel, json),
         Command::Inspect { file, json } => print_inspection(&file, json),
-        Command::Completions { shell } => cli::write_completions(shell, &mut std::io::stdout())
-            .context("cannot write to stdout")
-            .map(|()| 0),
+        Command::Completions { shell } => {
+            cli::write_completions(shell, &mut std::io::stdout()).map(|()| 0).map_err(lost)
+        }
     };
     ExitCode::from(result.unwrap_or_else(|error| {
-        say(&format!("vm-accel: {error:#}\n"));
+        say(&format!("vm-accel: {error}\n"));
         STATUS_FAILURE
     }))
 }
@@ -56,10 +56,14 @@ fn print_probe(accel: AccelKind, json: bool) -> anyhow::Result<u8> {
 fn print_inspection(file: &std::path::Path, json: bool) -> anyhow::Result<u8> {
     let inspection = loader::inspect(file)?;
     print(&if json { serde_json::to_string_pretty(&inspection)? + "\n" } else { inspection.to_string() })?;
-    Ok(0)
+    Ok(if inspection.problem.is_none() { 0 } else { STATUS_FAILURE })
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(lost)
+}
+
+fn lost(error: std::io::Error) -> anyhow::Error {
+    anyhow!("cannot write to stdout: {error}. Free some space or write it elsewhere")
 }

@@ -21,7 +21,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::config::VmConfig;
 use crate::memory::GuestMemory;
+use crate::outcome::Outcome;
 pub use irq::{InterruptController, MsiMessage, MsiSink};
 pub use platform::{PlatformBackend, PlatformVcpu};
 pub use regs::{
@@ -135,4 +137,12 @@ pub trait Accel {
 
     /// Where the IOAPIC and devices send interrupt messages.
     fn msi_sink(&self) -> Arc<dyn MsiSink>;
+
+    /// Runs the machine that `config` describes from its start to its end, on a backend that takes only
+    /// whole machines with devices of its own (Virtualization.framework). `None`, the default, is a
+    /// backend that gives vCPUs: the caller makes the machine around them.
+    fn run_machine(&mut self, config: &VmConfig) -> Option<AccelResult<Outcome>> {
+        let _ = config;
+        None
+    }
 }

@@ -6,7 +6,9 @@ use super::{
     Accel, AccelError, AccelKind, AccelResult, Activity, FpuRegs, GuestRegs, Kick, MsiSink, SpecialRegs,
     VcpuExit, VcpuOps, VcpuResult, VcpuSetup,
 };
+use crate::config::VmConfig;
 use crate::memory::GuestMemory;
+use crate::outcome::Outcome;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use super::kvm::{KvmBackend, KvmVcpu};
@@ -101,6 +103,10 @@ impl Accel for PlatformBackend {
 
     fn msi_sink(&self) -> Arc<dyn MsiSink> {
         each!(self, backend => backend.msi_sink())
+    }
+
+    fn run_machine(&mut self, config: &VmConfig) -> Option<AccelResult<Outcome>> {
+        each!(self, backend => backend.run_machine(config))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod machine;
 mod panic_watch;
+mod reset_vector;
 mod run_state;
 mod supervisor;
 mod vcpu_loop;
@@ -12,11 +13,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use thiserror::Error;
 
 use crate::accel::{
     Accel, AccelError, AccelKind, InterruptController, PlatformBackend, PlatformVcpu, VcpuError, VcpuOps,
-    VcpuSetup, select,
+    VcpuSetup,
+    select::{self, Choice},
 };
 use crate::config::{KernelSource, VmConfig};
 use crate::console::{Doorbell, GuestOutput, OutputError, RawMode, Signals};
@@ -91,12 +94,18 @@ pub struct Ended {
 /// # Errors
 /// When the guest could not be started, or the host failed it.
 pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
-    let memory = memory::allocate(config.memory)?;
-    let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
     let kernel = match &config.kernel {
         KernelSource::Builtin => KernelImage::builtin(BUILTIN_GUEST),
         KernelSource::File(path) => KernelImage::open(path)?,
     };
+    let Choice { mut backend, reason } = create_backend(config.accel)?;
+    let accel = backend.kind();
+    if let Some(outcome) = backend.run_machine(config) {
+        return Ok(Ended { outcome: outcome?, accel });
+    }
+    let memory = memory::allocate(config.memory)?;
+    reset_vector::write(&memory)?;
+    let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
     let boot = loader::load(&LoadRequest {
         kernel,
         initrd: config.initrd.as_deref(),
@@ -107,10 +116,12 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
         memory: &memory,
         rsdp: Some(rsdp),
     })?;
+    // Said only now, so that a bad kernel is one line on stderr and not two.
+    if config.accel == AccelKind::Auto {
+        log::log!(if accel == AccelKind::Soft { Level::Warn } else { Level::Info }, "{reason}");
+    }
     log::info!("booting {}", boot.protocol);
 
-    let mut backend = create_backend(config.accel)?;
-    let accel = backend.kind();
     backend.map_memory(&memory)?;
     let bell = Arc::new(Doorbell::new().map_err(VmError::Console)?);
     let state = Arc::new(RunState::new(config.cpus, Arc::clone(&bell)));
@@ -149,22 +160,20 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
     // The terminal is as it was before anything else is said on it.
     drop(raw_mode);
     let outcome = end?;
-    flushed?;
+    match flushed {
+        // Who ends a run from outside may well have stopped reading, and wants that end as the status.
+        Err(error) if matches!(outcome, Outcome::Signalled(_) | Outcome::Escaped) => log::warn!("{error}"),
+        flushed => flushed?,
+    }
     Ok(Ended { outcome, accel })
 }
 
-/// The backend that is asked for; `auto` says in one line which it took and why, where that is not KVM.
-fn create_backend(kind: AccelKind) -> Result<PlatformBackend, AccelError> {
-    if kind != AccelKind::Auto {
-        return PlatformBackend::new(kind);
+/// The backend that is asked for, and why it is taken.
+fn create_backend(kind: AccelKind) -> Result<Choice, AccelError> {
+    if kind == AccelKind::Auto {
+        return select::choose();
     }
-    let choice = select::choose()?;
-    if choice.backend.kind() == AccelKind::Soft {
-        log::warn!("{}", choice.reason);
-    } else {
-        log::info!("{}", choice.reason);
-    }
-    Ok(choice.backend)
+    Ok(Choice { backend: PlatformBackend::new(kind)?, reason: format!("{kind}, as asked for") })
 }
 
 fn acpi_spec(config: &VmConfig) -> AcpiSpec {

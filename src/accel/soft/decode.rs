@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 
 use super::abort::Exec;
 use super::cache::key;
@@ -59,6 +59,14 @@ fn op_of(i: &Instruction, offset: u64) -> Op {
         len: i.len() as u8,
         scale: 0,
     }
+}
+
+/// Whether an instruction that is not valid has more than 15 bytes: that is not #UD but #GP(0), which `step` raises.
+fn is_too_long(bits: u32, code: &[u8]) -> bool {
+    let Some(code) = code.get(..LONGEST_INSTRUCTION) else { return false };
+    let mut decoder = Decoder::new(bits, code, OPTIONS);
+    let _ = decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
 }
 
 impl Cpu {
@@ -117,8 +125,12 @@ impl Cpu {
             if decoder.last_error() == DecoderError::NoMoreBytes {
                 break;
             }
+            self.drop_segment_prefix(&mut instruction);
             let len = instruction.len() as u64;
             let at = (offset - start) as usize;
+            if instruction.is_invalid() && is_too_long(bits, code.get(at..).unwrap_or_default()) {
+                break;
+            }
             if !(self.cache.ops.len() > first && self.fuse(&before, &instruction)) {
                 self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
             }
@@ -226,14 +238,24 @@ impl Cpu {
             self.check_target(last)?;
         }
         self.note_escape(&bytes[..instruction.len()]);
+        self.drop_segment_prefix(&mut instruction);
         Ok(instruction)
+    }
+
+    /// In 64-bit mode prefixes for ES, CS, SS and DS mean nothing: whether a fault is #SS depends on the
+    /// base register alone.
+    fn drop_segment_prefix(&self, i: &mut Instruction) {
+        let ignored = [Register::ES, Register::CS, Register::SS, Register::DS];
+        if self.mode == Mode::Long && ignored.contains(&i.segment_prefix()) {
+            i.set_segment_prefix(Register::None);
+        }
     }
 
     /// Keeps what the x87 unit has to know of an instruction beyond iced's form.
     pub(super) fn note_escape(&mut self, bytes: &[u8]) {
         self.escape = execute::escape_bytes(bytes);
         let prefix = execute::has_operand_size_prefix(bytes);
-        self.operand_is_wide = self.code_bits() == 64 || (self.code_bits() == 32) != prefix;
+        self.operand_is_wide = (self.code_bits() != 16) != prefix;
     }
 
     fn read_code(&mut self, gpa: u64, bytes: &mut [u8]) {

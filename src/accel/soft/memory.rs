@@ -242,6 +242,9 @@ impl Cpu {
 
     fn probe(&mut self, la: u64, len: u64, want: Want, access: Access) -> Exec {
         let Some(last) = len.checked_sub(1).map(|n| la.wrapping_add(n)) else { return Ok(()) };
+        if la & PAGE_MASK != last & PAGE_MASK {
+            self.check_end(la, len)?;
+        }
         let mut page = la;
         loop {
             self.translate(page, want, access)?;
@@ -255,6 +258,11 @@ impl Cpu {
         }
     }
 
+    /// An operand with an end that is not canonical faults for that before its pages are looked at.
+    fn check_end(&mut self, la: u64, size: u64) -> Exec {
+        if self.is_canonical(la.wrapping_add(size - 1)) { Ok(()) } else { self.general_protection() }
+    }
+
     #[cold]
     #[inline(never)]
     fn load_slow<T: Int>(&mut self, la: u64, access: Access) -> Exec<T> {
@@ -266,6 +274,7 @@ impl Cpu {
             let gpa = self.translate(la, Want::Read, access)?;
             return self.read_phys(gpa);
         }
+        self.check_end(la, T::BYTES)?;
         let low = self.translate(la, Want::Read, access)?;
         let high = self.translate(la.wrapping_add(first), Want::Read, access)?;
         let mut value = 0;
@@ -288,6 +297,7 @@ impl Cpu {
             self.retry_own_code(gpa, T::BYTES)?;
             return self.write_phys(gpa, value);
         }
+        self.check_end(la, T::BYTES)?;
         let low = self.translate(la, Want::Write, access)?;
         let high = self.translate(la.wrapping_add(first), Want::Write, access)?;
         self.retry_own_code(low, first)?;

@@ -7,7 +7,7 @@ use super::operand::{operand_size, register_offset, segment_index};
 use crate::accel::soft::abort::Exec;
 use crate::accel::soft::flags::rflags;
 use crate::accel::soft::integer::Int;
-use crate::accel::soft::state::{Cpu, Mode};
+use crate::accel::soft::state::Cpu;
 
 /// BT, BTS, BTR, BTC. A bit offset in a register reaches beyond a memory operand.
 pub fn test(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
@@ -29,10 +29,7 @@ pub fn test(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
             if i.op1_kind() == OpKind::Register {
                 let words = offset.to_i64() >> T::BITS.trailing_zeros();
                 address = address.wrapping_add((words as u64).wrapping_mul(T::BYTES));
-                if cpu.mode != Mode::Long {
-                    let narrow = i.memory_displ_size() == 2 || i.memory_base().size() == 2;
-                    address &= if narrow { 0xffff } else { 0xffff_ffff };
-                }
+                address &= cpu.address_mask(i);
             }
             let la = cpu.linear(segment_index(i.memory_segment()), address, T::BYTES, writes)?;
             if writes { cpu.modify(la, i.has_lock_prefix(), change)?.0 } else { cpu.load(la)? }

@@ -67,11 +67,12 @@ pub fn ins(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
         _ => 4,
     };
     let repeat = Repeat::of(cpu, i, i.op0_kind());
+    // The right to the port comes first, also where nothing is left to transfer.
+    let port = cpu.gpr[2] as u16;
+    cpu.check_port(port, size)?;
     if repeat.is_done(cpu) {
         return Ok(Flow::Next);
     }
-    let port = cpu.gpr[2] as u16;
-    cpu.check_port(port, size)?;
     let la = cpu.linear(seg::ES, repeat.destination(cpu), size.into(), true)?;
     cpu.probe_write(la, size.into(), Access::Current)?;
     let value = cpu.read_port(port, size)?;
@@ -92,11 +93,12 @@ pub fn outs(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
         _ => 4,
     };
     let repeat = Repeat::of(cpu, i, i.op1_kind());
+    // The right to the port comes first, also where nothing is left to transfer.
+    let port = cpu.gpr[2] as u16;
+    cpu.check_port(port, size)?;
     if repeat.is_done(cpu) {
         return Ok(Flow::Next);
     }
-    let port = cpu.gpr[2] as u16;
-    cpu.check_port(port, size)?;
     let offset = repeat.source(cpu);
     let value = match size {
         1 => cpu.read_seg::<u8>(repeat.segment, offset)?.into(),

@@ -137,10 +137,8 @@ pub fn general(i: &Instruction) -> Option<General> {
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchw
-        | Mnemonic::Prefetchwt1
-        | Mnemonic::Clflush
-        | Mnemonic::Clflushopt
-        | Mnemonic::Clwb => |_, _| Ok(Flow::Next),
+        | Mnemonic::Prefetchwt1 => |_, _| Ok(Flow::Next),
+        Mnemonic::Clflush => moves::flush_line,
         Mnemonic::Lfence | Mnemonic::Mfence | Mnemonic::Sfence => |_, _| {
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             Ok(Flow::Next)

@@ -7,6 +7,7 @@ use super::{Flow, condition_code};
 use crate::accel::soft::abort::Exec;
 use crate::accel::soft::flags::rflags;
 use crate::accel::soft::integer::Int;
+use crate::accel::soft::memory::Access;
 use crate::accel::soft::state::Cpu;
 
 /// MOV between general registers, memory and immediates, and from segment registers.
@@ -139,4 +140,11 @@ pub fn cmov(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
         4 => sized::<u32>(cpu, i, holds),
         _ => sized::<u64>(cpu, i, holds),
     }
+}
+
+/// CLFLUSH: nothing to flush, but its operand is translated as a load's.
+pub fn flush_line(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
+    let la = cpu.memory_operand(i, 1, false)?;
+    cpu.probe_read(la, 1, Access::Current)?;
+    Ok(Flow::Next)
 }

@@ -85,22 +85,33 @@ impl Cpu {
             address = address.wrapping_add(self.page_base);
             return if base == Register::EIP { address & 0xffff_ffff } else { address };
         }
-        let mut size = i.memory_displ_size() as usize;
         if base != Register::None {
-            size = base.size();
             address = address.wrapping_add(self.read_register(base));
         }
         if index != Register::None {
-            size = index.size();
             let scaled = self.read_register(index).wrapping_mul(u64::from(i.memory_index_scale()));
             address = address.wrapping_add(scaled);
         }
+        address & self.address_mask(i)
+    }
+
+    /// The bits of an offset that the address size of an instruction's memory operand has.
+    #[must_use]
+    pub fn address_mask(&self, i: &Instruction) -> u64 {
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let size = if index != Register::None {
+            index.size()
+        } else if base != Register::None {
+            base.size()
+        } else {
+            i.memory_displ_size() as usize
+        };
         match size {
-            2 => address & 0xffff,
-            4 => address & 0xffff_ffff,
-            8 => address,
-            _ if self.mode == Mode::Long => address,
-            _ => address & 0xffff_ffff,
+            2 => 0xffff,
+            4 => 0xffff_ffff,
+            8 => u64::MAX,
+            _ if self.mode == Mode::Long => u64::MAX,
+            _ => 0xffff_ffff,
         }
     }
 

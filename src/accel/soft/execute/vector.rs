@@ -148,6 +148,8 @@ pub fn sse_instruction(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     let Some(form) = sse::lookup(i.code(), memory) else { return cpu.undefined() };
     match form {
         Form::Crc { .. } => {}
+        // With a source in memory the MMX registers are not touched.
+        Form::XmmMmxFp { .. } if memory => cpu.check_sse()?,
         Form::Mmx { .. }
         | Form::MmxImm { .. }
         | Form::MmxGpr { .. }
@@ -435,7 +437,10 @@ pub fn escape_bytes(bytes: &[u8]) -> (u8, u8) {
     (bytes.get(at).copied().unwrap_or(0), bytes.get(at + 1).copied().unwrap_or(0))
 }
 
-/// Whether an instruction has the operand-size override among its prefixes.
+/// Whether an instruction has the operand-size override among its prefixes, and REX.W does not undo it.
 pub fn has_operand_size_prefix(bytes: &[u8]) -> bool {
-    bytes.iter().take_while(|byte| !(0xd8..=0xdf).contains(*byte)).any(|&byte| byte == 0x66)
+    let escape = bytes.iter().position(|byte| (0xd8..=0xdf).contains(byte)).unwrap_or(bytes.len());
+    let prefixes = &bytes[..escape];
+    // Only in 64-bit mode is 48 to 4F a prefix.
+    prefixes.contains(&0x66) && !prefixes.last().is_some_and(|byte| (0x48..=0x4f).contains(byte))
 }
