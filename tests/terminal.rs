@@ -325,7 +325,7 @@ fn add_outputs(trials: &mut Trials) {
             0x31, 0xc0, 0xe7, 0xf4, // xor ax, ax; out 0xf4, ax
         ];
         bytes.resize(0x1000, 0xf4);
-        let block: Vec<u8> = (0..4096_u32).map(|at| (at * 31 >> 3) as u8).collect();
+        let block: Vec<u8> = (0..4096_u32).map(|at| ((at * 31) >> 3) as u8).collect();
         bytes.extend(&block);
         let ended = end_of(&mut run_flat(backend, &Code::new().bytes(&bytes).file(), LIMIT));
         ended.expect(0, &[]);
