@@ -139,7 +139,7 @@ pub fn general(i: &Instruction) -> Option<General> {
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchw
         | Mnemonic::Prefetchwt1 => |_, _| Ok(Flow::Next),
-        Mnemonic::Clflush => moves::flush_line,
+        Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => moves::flush_line,
         Mnemonic::Lfence | Mnemonic::Mfence | Mnemonic::Sfence => |_, _| {
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             Ok(Flow::Next)
