@@ -3,11 +3,11 @@
 //! Fields of an operation: `a` is the first operand's register, `b` the second's, `imm` an immediate
 //! or a branch target, and `base`, `index`, `scale`, `disp` the address.
 
-use super::fast::{LEAVE, aborted, branch, go, stopped};
+use super::fast::{LEAVE, aborted, branch, go_again, go_back, stopped};
 use super::{Alu, ShiftKind};
 use crate::accel::soft::flags::{kind, rflags};
 use crate::accel::soft::integer::Int;
-use crate::accel::soft::op::{Next, Op};
+use crate::accel::soft::op::{Handler, Next, Op};
 use crate::accel::soft::state::Cpu;
 
 /// Byte offset of RSP in the general registers.
@@ -25,7 +25,7 @@ impl Cpu {
 
 /// The address of an operation's memory operand; `FULL` with index and segment base.
 #[inline(always)]
-fn address<const FULL: bool>(cpu: &Cpu, op: &Op) -> u64 {
+pub fn address<const FULL: bool>(cpu: &Cpu, op: &Op) -> u64 {
     let mut address = cpu.slot(op.base).wrapping_add(i64::from(op.disp) as u64);
     if FULL {
         address =
@@ -34,18 +34,23 @@ fn address<const FULL: bool>(cpu: &Cpu, op: &Op) -> u64 {
     address
 }
 
-/// The value of an access, or the way out.
+/// Goes on with the other handler of an operation. Kept apart, so that the compiler does not join the two.
+#[cold]
+#[inline(never)]
+pub fn hand_over(cpu: &mut Cpu, op: &Op, slow: Handler) -> Next {
+    slow(cpu, op)
+}
+
+/// The value of an access, or the way out. A handler of memory exists twice: the one of `FAST` has nothing
+/// but the translation's hit in it, so that it needs no stack, and hands over to the other.
 macro_rules! access {
-    ($cpu:ident, $op:ident, $result:expr) => {
+    ($cpu:ident, $op:ident, $fast:ident, $slow:expr, $result:expr) => {
         match $result {
             Ok(value) => value,
+            Err(_) if $fast => return hand_over($cpu, $op, $slow),
             Err(_) => return aborted($cpu, $op),
         }
     };
-}
-
-pub fn nop(cpu: &mut Cpu, op: &Op) -> Next {
-    op.next(cpu)
 }
 
 pub fn mov_rr<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
@@ -59,20 +64,33 @@ pub fn mov_ri<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next(cpu)
 }
 
-pub fn mov_rm<T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let value: T = access!(cpu, op, cpu.load(address::<FULL>(cpu, op)));
+pub fn mov_rm<T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let value: T =
+        access!(cpu, op, FAST, mov_rm::<T, FULL, false>, cpu.load_by::<_, FAST>(address::<FULL>(cpu, op)));
     cpu.set_reg(op.a, value);
     op.next(cpu)
 }
 
-pub fn mov_mr<T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn mov_mr<T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let value: T = cpu.reg(op.b);
-    access!(cpu, op, cpu.store(address::<FULL>(cpu, op), value));
+    access!(
+        cpu,
+        op,
+        FAST,
+        mov_mr::<T, FULL, false>,
+        cpu.store_by::<_, FAST>(address::<FULL>(cpu, op), value)
+    );
     op.next(cpu)
 }
 
-pub fn mov_mi<T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    access!(cpu, op, cpu.store(address::<FULL>(cpu, op), T::from_u64(op.imm)));
+pub fn mov_mi<T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    access!(
+        cpu,
+        op,
+        FAST,
+        mov_mi::<T, FULL, false>,
+        cpu.store_by::<_, FAST>(address::<FULL>(cpu, op), T::from_u64(op.imm))
+    );
     op.next(cpu)
 }
 
@@ -99,8 +117,14 @@ pub fn extend_rr<S: Int, D: Int, const SIGNED: bool>(cpu: &mut Cpu, op: &Op) -> 
     op.next(cpu)
 }
 
-pub fn extend_rm<S: Int, D: Int, const SIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let value: S = access!(cpu, op, cpu.load(address::<true>(cpu, op)));
+pub fn extend_rm<S: Int, D: Int, const SIGNED: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let value: S = access!(
+        cpu,
+        op,
+        FAST,
+        extend_rm::<S, D, SIGNED, false>,
+        cpu.load_by::<_, FAST>(address::<true>(cpu, op))
+    );
     cpu.set_reg(op.a, extended::<S, D, SIGNED>(value));
     op.next(cpu)
 }
@@ -132,8 +156,9 @@ pub fn alu_ri<O: Alu, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next(cpu)
 }
 
-pub fn alu_rm<O: Alu, T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let b: T = access!(cpu, op, cpu.load(address::<FULL>(cpu, op)));
+pub fn alu_rm<O: Alu, T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let b: T =
+        access!(cpu, op, FAST, alu_rm::<O, T, FULL, false>, cpu.load_by::<_, FAST>(address::<FULL>(cpu, op)));
     let a: T = cpu.reg(op.a);
     let result = compute::<O, T>(cpu, a, b);
     if O::WRITES {
@@ -143,32 +168,36 @@ pub fn alu_rm<O: Alu, T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next 
 }
 
 #[inline(always)]
-fn alu_memory<O: Alu, T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op, b: T) -> Next {
+fn alu_memory<O: Alu, T: Int, const FULL: bool, const FAST: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+    b: T,
+    slow: Handler,
+) -> Next {
     let la = address::<FULL>(cpu, op);
     if !O::WRITES {
-        let a: T = access!(cpu, op, cpu.load(la));
+        let a: T = access!(cpu, op, FAST, slow, cpu.load_by::<_, FAST>(la));
         compute::<O, T>(cpu, a, b);
         return op.next(cpu);
     }
-    let a: T = access!(cpu, op, cpu.load_for_store(la));
     let carry = O::CARRY && cpu.lazy.carry();
-    let result = O::result(a, b, carry);
-    access!(cpu, op, cpu.store(la, result));
+    let change = |a| O::result(a, b, carry);
+    let (_, result) = access!(cpu, op, FAST, slow, cpu.modify_by::<T, FAST>(la, change));
     O::flags(cpu, b, result, carry);
     op.next(cpu)
 }
 
-pub fn alu_mr<O: Alu, T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn alu_mr<O: Alu, T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let b: T = cpu.reg(op.b);
-    alu_memory::<O, T, FULL>(cpu, op, b)
+    alu_memory::<O, T, FULL, FAST>(cpu, op, b, alu_mr::<O, T, FULL, false>)
 }
 
-pub fn alu_mi<O: Alu, T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    alu_memory::<O, T, FULL>(cpu, op, T::from_u64(op.imm))
+pub fn alu_mi<O: Alu, T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    alu_memory::<O, T, FULL, FAST>(cpu, op, T::from_u64(op.imm), alu_mi::<O, T, FULL, false>)
 }
 
 /// INC, or DEC with `UP` false.
-pub fn increment_r<T: Int, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn increment_r<const UP: bool, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let carry = T::from_u64(u64::from(cpu.lazy.carry()) * rflags::CF);
     let old: T = cpu.reg(op.a);
     let step = if UP { 1 } else { u64::MAX };
@@ -179,11 +208,11 @@ pub fn increment_r<T: Int, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Next {
 }
 
 /// INC of memory, or DEC with `UP` false.
-pub fn increment_m<T: Int, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn increment_m<T: Int, const UP: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let la = address::<true>(cpu, op);
-    let old: T = access!(cpu, op, cpu.load_for_store(la));
-    let new = T::from_u64(old.to_u64().wrapping_add(if UP { 1 } else { u64::MAX }));
-    access!(cpu, op, cpu.store(la, new));
+    let change = |old: T| T::from_u64(old.to_u64().wrapping_add(if UP { 1 } else { u64::MAX }));
+    let slow = increment_m::<T, UP, false>;
+    let (_, new) = access!(cpu, op, FAST, slow, cpu.modify_by::<T, FAST>(la, change));
     let carry = T::from_u64(u64::from(cpu.lazy.carry()) * rflags::CF);
     cpu.set_lazy(if UP { kind::INC } else { kind::DEC }, new, carry);
     op.next(cpu)
@@ -203,10 +232,9 @@ pub fn not_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next(cpu)
 }
 
-/// The shift `K` (a `ShiftKind`) by a count that is not 0.
+/// The shift `K` (a `ShiftKind`) of `a` by a count from 1 to its bits less 1: result, carry, overflow.
 #[inline(always)]
-fn shifted<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op, count: u32) {
-    let a: T = cpu.reg(op.a);
+fn shifted<T: Int, const K: u8>(a: T, count: u32) -> (T, bool, bool) {
     let (value, top) = (a.to_u64(), T::BITS - 1);
     let (result, carry) = if K == ShiftKind::Shl as u8 {
         (T::from_u64(value << count), value >> (T::BITS - count) & 1 != 0)
@@ -223,13 +251,19 @@ fn shifted<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op, count: u32) {
     } else {
         false
     };
+    (result, carry, overflow)
+}
+
+#[inline(always)]
+fn shift_register<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op, count: u32) {
+    let (result, carry, overflow) = shifted::<T, K>(cpu.reg(op.a), count);
     cpu.set_reg(op.a, result);
     cpu.set_shifted(result, carry, overflow);
 }
 
 /// By an immediate from 1 to the operand's bits less 1.
 pub fn shift_ri<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op) -> Next {
-    shifted::<T, K>(cpu, op, op.imm as u32);
+    shift_register::<T, K>(cpu, op, op.imm as u32);
     op.next(cpu)
 }
 
@@ -237,11 +271,36 @@ pub fn shift_ri<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op) -> Next {
 pub fn shift_rc<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op) -> Next {
     let count = cpu.gpr[1] as u32 & (T::BITS - 1);
     if count != 0 {
-        shifted::<T, K>(cpu, op, count);
+        shift_register::<T, K>(cpu, op, count);
     } else {
         let a: T = cpu.reg(op.a);
         cpu.set_reg(op.a, a);
     }
+    op.next(cpu)
+}
+
+/// Memory by an immediate from 1 to the operand's bits less 1.
+pub fn shift_mi<const K: u8, T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let la = address::<true>(cpu, op);
+    let count = op.imm as u32;
+    let change = |a: T| shifted::<T, K>(a, count).0;
+    let slow = shift_mi::<K, T, false>;
+    let (old, _) = access!(cpu, op, FAST, slow, cpu.modify_by::<T, FAST>(la, change));
+    let (result, carry, overflow) = shifted::<T, K>(old, count);
+    cpu.set_shifted(result, carry, overflow);
+    op.next(cpu)
+}
+
+/// ROL, or ROR without `LEFT`, of 32 or 64 bits by an immediate from 1 to the operand's bits less 1.
+pub fn rotate_ri<T: Int, const LEFT: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let (value, count, top) = (cpu.reg::<T>(op.a).to_u64(), op.imm as u32, T::BITS - 1);
+    let left = if LEFT { count } else { T::BITS - count };
+    let result = T::from_u64(value << left | value >> (T::BITS - left));
+    let (high, low) = (result.to_u64() >> top & 1, result.to_u64() & 1);
+    let carry = if LEFT { low } else { high };
+    let overflow = if LEFT { high ^ low } else { high ^ result.to_u64() >> (top - 1) & 1 };
+    cpu.set_reg(op.a, result);
+    cpu.set_carry_and_overflow(carry | overflow << 11);
     op.next(cpu)
 }
 
@@ -265,8 +324,8 @@ pub fn mul_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next(cpu)
 }
 
-pub fn mul_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
-    let b: T = access!(cpu, op, cpu.load(address::<true>(cpu, op)));
+pub fn mul_m<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let b: T = access!(cpu, op, FAST, mul_m::<T, false>, cpu.load_by::<_, FAST>(address::<true>(cpu, op)));
     let a: T = cpu.reg(0);
     let product = u128::from(a.to_u64()) * u128::from(b.to_u64());
     multiplied::<T>(cpu, product);
@@ -297,6 +356,23 @@ pub fn cmov_rr<T: Int, const CC: u8>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next(cpu)
 }
 
+/// CMOVcc from memory, with the condition in `b`; the load takes place in any case.
+pub fn cmov_rm<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let la = address::<true>(cpu, op);
+    let source: T = access!(cpu, op, FAST, cmov_rm::<T, false>, cpu.load_by::<_, FAST>(la));
+    let value = if cpu.lazy.condition(op.b) { source } else { cpu.reg(op.a) };
+    cpu.set_reg(op.a, value);
+    op.next(cpu)
+}
+
+/// SETcc of memory, with the condition in `b`.
+pub fn setcc_m<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let la = address::<true>(cpu, op);
+    let value = u8::from(cpu.lazy.condition(op.b));
+    access!(cpu, op, FAST, setcc_m::<false>, cpu.store_by::<_, FAST>(la, value));
+    op.next(cpu)
+}
+
 pub fn bswap<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let value = cpu.reg::<T>(op.a).to_u64().swap_bytes() >> (64 - T::BITS);
     cpu.set_reg(op.a, T::from_u64(value));
@@ -315,47 +391,88 @@ pub fn xchg_rr<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next(cpu)
 }
 
-/// BT of a register by an immediate.
-pub fn bt_ri<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
+/// What BT, BTS, BTR, BTC (`K` 0 to 3) make of a value.
+#[inline(always)]
+fn bit_changed<T: Int, const K: u8>(value: T, bit: u64) -> T {
+    let value = value.to_u64();
+    T::from_u64(match K {
+        0 => value,
+        1 => value | bit,
+        2 => value & !bit,
+        _ => value ^ bit,
+    })
+}
+
+/// BT, BTS, BTR, BTC of a register by an immediate.
+pub fn bit_ri<const K: u8, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let a: T = cpu.reg(op.a);
-    let carry = a.to_u64() >> op.imm & 1;
-    cpu.set_arithmetic(cpu.lazy.arithmetic() & !rflags::CF | carry);
+    if K != 0 {
+        cpu.set_reg(op.a, bit_changed::<T, K>(a, 1 << op.imm));
+    }
+    cpu.set_carry(a.to_u64() >> op.imm & 1 != 0);
+    op.next(cpu)
+}
+
+/// BT, BTS, BTR, BTC of a register by a register.
+pub fn bit_rr<const K: u8, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
+    let a: T = cpu.reg(op.a);
+    let offset = cpu.reg::<T>(op.b).to_u64() & u64::from(T::BITS - 1);
+    if K != 0 {
+        cpu.set_reg(op.a, bit_changed::<T, K>(a, 1 << offset));
+    }
+    cpu.set_carry(a.to_u64() >> offset & 1 != 0);
+    op.next(cpu)
+}
+
+/// BT of memory by an immediate.
+pub fn bit_mi<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let la = address::<true>(cpu, op);
+    let a: T = access!(cpu, op, FAST, bit_mi::<T, false>, cpu.load_by::<_, FAST>(la));
+    cpu.set_carry(a.to_u64() >> op.imm & 1 != 0);
+    op.next(cpu)
+}
+
+/// CDQ and CQO.
+pub fn sign_to_rdx<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
+    let sign = cpu.reg::<T>(0).to_i64() >> 63;
+    cpu.set_reg(16, T::from_u64(sign as u64));
     op.next(cpu)
 }
 
 #[inline(always)]
-fn pushed(cpu: &mut Cpu, op: &Op, value: u64) -> Next {
+fn pushed<const FAST: bool>(cpu: &mut Cpu, op: &Op, value: u64, slow: Handler) -> Next {
     let rsp = cpu.gpr[RSP].wrapping_sub(8);
-    access!(cpu, op, cpu.store(rsp, value));
+    access!(cpu, op, FAST, slow, cpu.store_by::<_, FAST>(rsp, value));
     cpu.gpr[RSP] = rsp;
     op.next(cpu)
 }
 
-pub fn push_r(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn push_r<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let value = cpu.reg(op.a);
-    pushed(cpu, op, value)
+    pushed::<FAST>(cpu, op, value, push_r::<false>)
 }
 
-pub fn push_i(cpu: &mut Cpu, op: &Op) -> Next {
-    pushed(cpu, op, op.imm)
+pub fn push_i<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    pushed::<FAST>(cpu, op, op.imm, push_i::<false>)
 }
 
-pub fn push_m(cpu: &mut Cpu, op: &Op) -> Next {
-    let value = access!(cpu, op, cpu.load(address::<true>(cpu, op)));
-    pushed(cpu, op, value)
+pub fn push_m<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let la = address::<true>(cpu, op);
+    let value = access!(cpu, op, FAST, push_m::<false>, cpu.load_by::<_, FAST>(la));
+    pushed::<FAST>(cpu, op, value, push_m::<false>)
 }
 
-pub fn pop_r(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn pop_r<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let rsp = cpu.gpr[RSP];
-    let value: u64 = access!(cpu, op, cpu.load(rsp));
+    let value: u64 = access!(cpu, op, FAST, pop_r::<false>, cpu.load_by::<_, FAST>(rsp));
     cpu.gpr[RSP] = rsp.wrapping_add(8);
     cpu.set_reg(op.a, value);
     op.next(cpu)
 }
 
-pub fn leave(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn leave<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let rbp = cpu.gpr[5];
-    let value: u64 = access!(cpu, op, cpu.load(rbp));
+    let value: u64 = access!(cpu, op, FAST, leave::<false>, cpu.load_by::<_, FAST>(rbp));
     cpu.gpr[RSP] = rbp.wrapping_add(8);
     cpu.gpr[5] = value;
     op.next(cpu)
@@ -382,11 +499,12 @@ pub fn compare_jcc<O: Alu, T: Int, const IMM: bool, const CC: u8>(cpu: &mut Cpu,
 }
 
 /// Near CALL to `imm`.
-pub fn call(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn call<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let back = cpu.page_base.wrapping_add(op.end());
     let rsp = cpu.gpr[RSP].wrapping_sub(8);
-    access!(cpu, op, cpu.store(rsp, back));
+    access!(cpu, op, FAST, call::<false>, cpu.store_by::<_, FAST>(rsp, back));
     cpu.gpr[RSP] = rsp;
+    cpu.returns.push(back, cpu.code_page, op.following());
     branch(cpu, op)
 }
 
@@ -402,46 +520,48 @@ fn bad_target(cpu: &mut Cpu, op: &Op) -> Next {
 }
 
 /// Near RET, releasing `imm` bytes more.
-pub fn ret(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn ret<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let rsp = cpu.gpr[RSP];
-    let target: u64 = access!(cpu, op, cpu.load(rsp));
+    let target: u64 = access!(cpu, op, FAST, ret::<false>, cpu.load_by::<_, FAST>(rsp));
     if !is_canonical(target) {
         return bad_target(cpu, op);
     }
     cpu.gpr[RSP] = rsp.wrapping_add(8).wrapping_add(op.imm);
-    go(cpu, target)
+    go_back(cpu, op, target)
 }
 
 #[inline(always)]
-fn call_to(cpu: &mut Cpu, op: &Op, target: u64) -> Next {
+fn call_to<const FAST: bool>(cpu: &mut Cpu, op: &Op, target: u64, slow: Handler) -> Next {
     if !is_canonical(target) {
         return bad_target(cpu, op);
     }
     let back = cpu.page_base.wrapping_add(op.end());
     let rsp = cpu.gpr[RSP].wrapping_sub(8);
-    access!(cpu, op, cpu.store(rsp, back));
+    access!(cpu, op, FAST, slow, cpu.store_by::<_, FAST>(rsp, back));
     cpu.gpr[RSP] = rsp;
-    go(cpu, target)
+    cpu.returns.push(back, cpu.code_page, op.following());
+    go_again(cpu, op, target)
 }
 
-pub fn call_r(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn call_r<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let target = cpu.reg(op.a);
-    call_to(cpu, op, target)
+    call_to::<FAST>(cpu, op, target, call_r::<false>)
 }
 
-pub fn call_m(cpu: &mut Cpu, op: &Op) -> Next {
-    let target = access!(cpu, op, cpu.load(address::<true>(cpu, op)));
-    call_to(cpu, op, target)
+pub fn call_m<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let la = address::<true>(cpu, op);
+    let target = access!(cpu, op, FAST, call_m::<false>, cpu.load_by::<_, FAST>(la));
+    call_to::<FAST>(cpu, op, target, call_m::<false>)
 }
 
 pub fn jmp_r(cpu: &mut Cpu, op: &Op) -> Next {
     let target = cpu.reg(op.a);
-    if is_canonical(target) { go(cpu, target) } else { bad_target(cpu, op) }
+    if is_canonical(target) { go_again(cpu, op, target) } else { bad_target(cpu, op) }
 }
 
-pub fn jmp_m(cpu: &mut Cpu, op: &Op) -> Next {
-    let target = access!(cpu, op, cpu.load(address::<true>(cpu, op)));
-    if is_canonical(target) { go(cpu, target) } else { bad_target(cpu, op) }
+pub fn jmp_m<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let target = access!(cpu, op, FAST, jmp_m::<false>, cpu.load_by::<_, FAST>(address::<true>(cpu, op)));
+    if is_canonical(target) { go_again(cpu, op, target) } else { bad_target(cpu, op) }
 }
 
 /// CLI.
