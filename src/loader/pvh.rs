@@ -97,11 +97,11 @@ pub fn boot(
 mod tests {
     use super::*;
     use crate::config::Module;
-    use crate::loader::{KernelImage, load};
     use crate::loader::testing::{
         VMLINUX_PVH_ENTRY, elf64, memory, part, pvh_note, read, read_string, read_u32, read_u64, registers,
         request, try_load, vmlinux,
     };
+    use crate::loader::{KernelImage, load};
 
     #[test]
     fn the_start_information_tells_the_machine() {

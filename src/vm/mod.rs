@@ -133,7 +133,9 @@ pub fn run_with(
     })?;
     // Said only now, so that a bad kernel is one line on stderr and not two.
     if config.accel == AccelKind::Auto {
-        log::log!(if accel == AccelKind::Soft { Level::Warn } else { Level::Info }, "{reason}");
+        // A command's stderr is its own.
+        let warn = accel == AccelKind::Soft && extension.is_none();
+        log::log!(if warn { Level::Warn } else { Level::Info }, "{reason}");
     }
     log::info!("booting {}", boot.protocol);
 
