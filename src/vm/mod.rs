@@ -3,6 +3,7 @@
 mod extension;
 mod machine;
 mod panic_watch;
+mod reset_vector;
 mod run_state;
 mod supervisor;
 mod vcpu_loop;
@@ -119,6 +120,7 @@ pub fn run_with(
         return Ok(Ended { outcome: outcome?, accel });
     }
     let memory = memory::allocate(config.memory)?;
+    reset_vector::write(&memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
     let file = config.initrd.as_deref().map(KernelImage::open).transpose()?;
     let boot = loader::load(&LoadRequest {
@@ -181,7 +183,11 @@ pub fn run_with(
     // The terminal is as it was before anything else is said on it.
     drop(raw_mode);
     let outcome = end?;
-    flushed?;
+    match flushed {
+        // Who ends a run from outside may well have stopped reading, and wants that end as the status.
+        Err(error) if matches!(outcome, Outcome::Signalled(_) | Outcome::Escaped) => log::warn!("{error}"),
+        flushed => flushed?,
+    }
     Ok(Ended { outcome, accel })
 }
 

@@ -61,6 +61,14 @@ fn op_of(i: &Instruction, offset: u64) -> Op {
     }
 }
 
+/// Whether an instruction that is not valid has more than 15 bytes: that is not #UD but #GP(0), which `step` raises.
+fn is_too_long(bits: u32, code: &[u8]) -> bool {
+    let Some(code) = code.get(..LONGEST_INSTRUCTION) else { return false };
+    let mut decoder = Decoder::new(bits, code, OPTIONS);
+    let _ = decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
+}
+
 impl Cpu {
     /// The first operation of the block at `self.rip`, decoded if need be; `None` if the instruction
     /// has to be executed by `step`.
@@ -120,6 +128,9 @@ impl Cpu {
             self.drop_segment_prefix(&mut instruction);
             let len = instruction.len() as u64;
             let at = (offset - start) as usize;
+            if instruction.is_invalid() && is_too_long(bits, code.get(at..).unwrap_or_default()) {
+                break;
+            }
             if !(self.cache.ops.len() > first && self.fuse(&before, &instruction)) {
                 self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
             }

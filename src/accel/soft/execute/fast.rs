@@ -108,7 +108,7 @@ pub fn general(cpu: &mut Cpu, op: &Op) -> Next {
     cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.offset.into()));
     cpu.next_rip = cpu.wrap_rip(cpu.rip.wrapping_add(op.len.into()));
     match run(cpu, &instruction) {
-        Ok(Flow::Next) => op.next(),
+        Ok(Flow::Next) => op.following(),
         Ok(Flow::Jump) => go(cpu, cpu.rip),
         Ok(Flow::Halt) => {
             cpu.rip = cpu.next_rip;

@@ -44,48 +44,48 @@ macro_rules! access {
     };
 }
 
-pub fn nop(_: &mut Cpu, op: &Op) -> Next {
-    op.next()
+pub fn nop(cpu: &mut Cpu, op: &Op) -> Next {
+    op.next(cpu)
 }
 
 pub fn mov_rr<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let value: T = cpu.reg(op.b);
     cpu.set_reg(op.a, value);
-    op.next()
+    op.next(cpu)
 }
 
 pub fn mov_ri<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     cpu.set_reg(op.a, T::from_u64(op.imm));
-    op.next()
+    op.next(cpu)
 }
 
 pub fn mov_rm<T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let value: T = access!(cpu, op, cpu.load(address::<FULL>(cpu, op)));
     cpu.set_reg(op.a, value);
-    op.next()
+    op.next(cpu)
 }
 
 pub fn mov_mr<T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let value: T = cpu.reg(op.b);
     access!(cpu, op, cpu.store(address::<FULL>(cpu, op), value));
-    op.next()
+    op.next(cpu)
 }
 
 pub fn mov_mi<T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     access!(cpu, op, cpu.store(address::<FULL>(cpu, op), T::from_u64(op.imm)));
-    op.next()
+    op.next(cpu)
 }
 
 pub fn lea<const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let address = address::<FULL>(cpu, op);
     cpu.set_reg(op.a, address);
-    op.next()
+    op.next(cpu)
 }
 
 pub fn lea32<const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let address = address::<FULL>(cpu, op);
     cpu.set_reg(op.a, address as u32);
-    op.next()
+    op.next(cpu)
 }
 
 #[inline(always)]
@@ -96,13 +96,13 @@ fn extended<S: Int, D: Int, const SIGNED: bool>(value: S) -> D {
 pub fn extend_rr<S: Int, D: Int, const SIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let value: S = cpu.reg(op.b);
     cpu.set_reg(op.a, extended::<S, D, SIGNED>(value));
-    op.next()
+    op.next(cpu)
 }
 
 pub fn extend_rm<S: Int, D: Int, const SIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let value: S = access!(cpu, op, cpu.load(address::<true>(cpu, op)));
     cpu.set_reg(op.a, extended::<S, D, SIGNED>(value));
-    op.next()
+    op.next(cpu)
 }
 
 /// The flags and, if the operation writes, the result.
@@ -120,7 +120,7 @@ pub fn alu_rr<O: Alu, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     if O::WRITES {
         cpu.set_reg(op.a, result);
     }
-    op.next()
+    op.next(cpu)
 }
 
 pub fn alu_ri<O: Alu, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
@@ -129,7 +129,7 @@ pub fn alu_ri<O: Alu, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     if O::WRITES {
         cpu.set_reg(op.a, result);
     }
-    op.next()
+    op.next(cpu)
 }
 
 pub fn alu_rm<O: Alu, T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
@@ -139,7 +139,7 @@ pub fn alu_rm<O: Alu, T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next 
     if O::WRITES {
         cpu.set_reg(op.a, result);
     }
-    op.next()
+    op.next(cpu)
 }
 
 #[inline(always)]
@@ -148,14 +148,14 @@ fn alu_memory<O: Alu, T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op, b: T) ->
     if !O::WRITES {
         let a: T = access!(cpu, op, cpu.load(la));
         compute::<O, T>(cpu, a, b);
-        return op.next();
+        return op.next(cpu);
     }
     let a: T = access!(cpu, op, cpu.load_for_store(la));
     let carry = O::CARRY && cpu.lazy.carry();
     let result = O::result(a, b, carry);
     access!(cpu, op, cpu.store(la, result));
     O::flags(cpu, b, result, carry);
-    op.next()
+    op.next(cpu)
 }
 
 pub fn alu_mr<O: Alu, T: Int, const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
@@ -175,7 +175,7 @@ pub fn increment_r<T: Int, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let new = T::from_u64(old.to_u64().wrapping_add(step));
     cpu.set_reg(op.a, new);
     cpu.set_lazy(if UP { kind::INC } else { kind::DEC }, new, carry);
-    op.next()
+    op.next(cpu)
 }
 
 /// INC of memory, or DEC with `UP` false.
@@ -186,7 +186,7 @@ pub fn increment_m<T: Int, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     access!(cpu, op, cpu.store(la, new));
     let carry = T::from_u64(u64::from(cpu.lazy.carry()) * rflags::CF);
     cpu.set_lazy(if UP { kind::INC } else { kind::DEC }, new, carry);
-    op.next()
+    op.next(cpu)
 }
 
 pub fn neg_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
@@ -194,13 +194,13 @@ pub fn neg_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let new = T::from_u64(old.to_u64().wrapping_neg());
     cpu.set_reg(op.a, new);
     cpu.set_lazy(kind::SUB, new, old);
-    op.next()
+    op.next(cpu)
 }
 
 pub fn not_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let old: T = cpu.reg(op.a);
     cpu.set_reg(op.a, T::from_u64(!old.to_u64()));
-    op.next()
+    op.next(cpu)
 }
 
 /// The shift `K` (a `ShiftKind`) by a count that is not 0.
@@ -230,7 +230,7 @@ fn shifted<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op, count: u32) {
 /// By an immediate from 1 to the operand's bits less 1.
 pub fn shift_ri<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op) -> Next {
     shifted::<T, K>(cpu, op, op.imm as u32);
-    op.next()
+    op.next(cpu)
 }
 
 /// By CL; operands of 32 and 64 bits.
@@ -242,7 +242,7 @@ pub fn shift_rc<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op) -> Next {
         let a: T = cpu.reg(op.a);
         cpu.set_reg(op.a, a);
     }
-    op.next()
+    op.next(cpu)
 }
 
 /// IMUL of two registers, or of a register and an immediate with `IMM`.
@@ -254,7 +254,7 @@ pub fn imul_r<T: Int, const IMM: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     cpu.set_reg(op.a, low);
     let overflow = i128::from(low.to_i64()) != product;
     cpu.set_shifted(low, overflow, overflow);
-    op.next()
+    op.next(cpu)
 }
 
 /// MUL of a register: the multi-precision loops' instruction.
@@ -262,7 +262,7 @@ pub fn mul_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let (a, b): (T, T) = (cpu.reg(0), cpu.reg(op.a));
     let product = u128::from(a.to_u64()) * u128::from(b.to_u64());
     multiplied::<T>(cpu, product);
-    op.next()
+    op.next(cpu)
 }
 
 pub fn mul_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
@@ -270,7 +270,7 @@ pub fn mul_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let a: T = cpu.reg(0);
     let product = u128::from(a.to_u64()) * u128::from(b.to_u64());
     multiplied::<T>(cpu, product);
-    op.next()
+    op.next(cpu)
 }
 
 #[inline(always)]
@@ -286,7 +286,7 @@ fn multiplied<T: Int>(cpu: &mut Cpu, product: u128) {
 pub fn setcc_r(cpu: &mut Cpu, op: &Op) -> Next {
     let value = u8::from(cpu.lazy.condition(op.index));
     cpu.set_reg(op.a, value);
-    op.next()
+    op.next(cpu)
 }
 
 /// CMOVcc with the condition `CC`.
@@ -294,25 +294,25 @@ pub fn cmov_rr<T: Int, const CC: u8>(cpu: &mut Cpu, op: &Op) -> Next {
     let source = if cpu.lazy.condition(CC) { op.b } else { op.a };
     let value: T = cpu.reg(source);
     cpu.set_reg(op.a, value);
-    op.next()
+    op.next(cpu)
 }
 
 pub fn bswap<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let value = cpu.reg::<T>(op.a).to_u64().swap_bytes() >> (64 - T::BITS);
     cpu.set_reg(op.a, T::from_u64(value));
-    op.next()
+    op.next(cpu)
 }
 
 pub fn cdqe(cpu: &mut Cpu, op: &Op) -> Next {
     cpu.gpr[0] = cpu.gpr[0] as i32 as u64;
-    op.next()
+    op.next(cpu)
 }
 
 pub fn xchg_rr<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let (a, b): (T, T) = (cpu.reg(op.a), cpu.reg(op.b));
     cpu.set_reg(op.a, b);
     cpu.set_reg(op.b, a);
-    op.next()
+    op.next(cpu)
 }
 
 /// BT of a register by an immediate.
@@ -320,7 +320,7 @@ pub fn bt_ri<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     let a: T = cpu.reg(op.a);
     let carry = a.to_u64() >> op.imm & 1;
     cpu.set_arithmetic(cpu.lazy.arithmetic() & !rflags::CF | carry);
-    op.next()
+    op.next(cpu)
 }
 
 #[inline(always)]
@@ -328,7 +328,7 @@ fn pushed(cpu: &mut Cpu, op: &Op, value: u64) -> Next {
     let rsp = cpu.gpr[RSP].wrapping_sub(8);
     access!(cpu, op, cpu.store(rsp, value));
     cpu.gpr[RSP] = rsp;
-    op.next()
+    op.next(cpu)
 }
 
 pub fn push_r(cpu: &mut Cpu, op: &Op) -> Next {
@@ -350,7 +350,7 @@ pub fn pop_r(cpu: &mut Cpu, op: &Op) -> Next {
     let value: u64 = access!(cpu, op, cpu.load(rsp));
     cpu.gpr[RSP] = rsp.wrapping_add(8);
     cpu.set_reg(op.a, value);
-    op.next()
+    op.next(cpu)
 }
 
 pub fn leave(cpu: &mut Cpu, op: &Op) -> Next {
@@ -358,7 +358,7 @@ pub fn leave(cpu: &mut Cpu, op: &Op) -> Next {
     let value: u64 = access!(cpu, op, cpu.load(rbp));
     cpu.gpr[RSP] = rbp.wrapping_add(8);
     cpu.gpr[5] = value;
-    op.next()
+    op.next(cpu)
 }
 
 /// JMP to `imm`.
@@ -368,7 +368,7 @@ pub fn jmp(cpu: &mut Cpu, op: &Op) -> Next {
 
 /// Jcc to `imm`.
 pub fn jcc<const CC: u8>(cpu: &mut Cpu, op: &Op) -> Next {
-    if cpu.lazy.condition(CC) { branch(cpu, op) } else { op.next() }
+    if cpu.lazy.condition(CC) { branch(cpu, op) } else { op.next(cpu) }
 }
 
 /// CMP or TEST of a register with a register, or with `disp` if `IMM`, and the Jcc to `imm` behind it.
@@ -378,7 +378,7 @@ pub fn compare_jcc<O: Alu, T: Int, const IMM: bool, const CC: u8>(cpu: &mut Cpu,
     let result = O::result(a, b, false);
     O::flags(cpu, b, result, false);
     // The kind is a constant here, so the compiler leaves only the comparison.
-    if cpu.lazy.condition(CC) { branch(cpu, op) } else { op.next() }
+    if cpu.lazy.condition(CC) { branch(cpu, op) } else { op.next(cpu) }
 }
 
 /// Near CALL to `imm`.
@@ -450,7 +450,7 @@ pub fn cli(cpu: &mut Cpu, op: &Op) -> Next {
         return not_allowed(cpu, op);
     }
     cpu.rflags_rest &= !rflags::IF;
-    op.next()
+    op.next(cpu)
 }
 
 /// Raises #GP(0).
@@ -466,7 +466,7 @@ pub fn sti(cpu: &mut Cpu, op: &Op) -> Next {
         return not_allowed(cpu, op);
     }
     if cpu.rflags_rest & rflags::IF != 0 {
-        return op.next();
+        return op.next(cpu);
     }
     cpu.rflags_rest |= rflags::IF;
     if cpu.interrupt_waiting || cpu.pending.load(std::sync::atomic::Ordering::Relaxed) != 0 {
@@ -474,5 +474,5 @@ pub fn sti(cpu: &mut Cpu, op: &Op) -> Next {
         cpu.rip = cpu.page_base.wrapping_add(op.end());
         return LEAVE;
     }
-    op.next()
+    op.next(cpu)
 }
