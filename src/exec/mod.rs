@@ -199,6 +199,12 @@ fn initramfs(request: &Request) -> Result<Vec<u8>, ExecError> {
     ] {
         tree.add_directory(Path::new(directory), mode)?;
     }
+    // Where the host has /bin for /usr/bin and its like, so has the guest: scripts name either.
+    for name in ["/bin", "/sbin", "/lib", "/lib32", "/lib64"] {
+        if Path::new(name).is_symlink() {
+            tree.add_host_file(Path::new(name))?;
+        }
+    }
     let program = program::find(command, &search)?;
     program::add(&program, &search, &linker, &mut tree)?;
     let mut programs = vec![program.clone()];

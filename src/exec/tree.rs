@@ -162,9 +162,8 @@ impl Tree {
             let unfit = |reason: &str| ExecError::Unfit { path: path.clone(), reason: reason.to_owned() };
             let name = path.strip_prefix("/").unwrap_or(path).to_str();
             let name = name.ok_or_else(|| unfit("its name is not UTF-8. Rename it"))?;
-            if name.is_empty() {
-                continue;
-            }
+            // The root's own mode, which the kernel would leave open to all.
+            let name = if name.is_empty() { "." } else { name };
             let read;
             let (kind, content): (_, &[u8]) = match &entry.node {
                 Node::Directory => (ModeFileType::Directory, &[]),
@@ -317,7 +316,8 @@ mod tests {
         tree.add_directory(Path::new("/tmp"), 0o1777).unwrap();
         let entries = unpack(&tree.archive().unwrap());
         let expected = [
-            ("a", 0o40755, &b""[..]),
+            (".", 0o40755, &b""[..]),
+            ("a", 0o40755, b""),
             ("a/b", 0o40755, b""),
             ("a/b/c", 0o100_640, b"hello"),
             ("tmp", 0o41777, b""),
@@ -337,8 +337,8 @@ mod tests {
         tree.copy(host.path(), Path::new("/data")).unwrap();
         let entries = unpack(&tree.archive().unwrap());
         let names: Vec<_> = entries.iter().map(|(name, ..)| name.as_str()).collect();
-        assert_eq!(names, ["data", "data/dangling", "data/link", "data/sub", "data/sub/file"]);
-        assert_eq!((entries[2].1 & 0o170_000, entries[2].2.as_slice()), (0o120_000, &b"sub/file"[..]));
+        assert_eq!(names, [".", "data", "data/dangling", "data/link", "data/sub", "data/sub/file"]);
+        assert_eq!((entries[3].1 & 0o170_000, entries[3].2.as_slice()), (0o120_000, &b"sub/file"[..]));
         // A file through a link of the tree lands where the link leads.
         symlink("data", host.path().join("sub/up")).unwrap();
         tree.entries
