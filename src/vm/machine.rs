@@ -19,6 +19,7 @@ use crate::memory;
 use crate::outcome::Outcome;
 
 use super::VmError;
+use super::extension::{Extension, HostOutput, Wiring};
 use super::panic_watch::{PanicText, PanicWatch};
 use super::run_state::RunState;
 use super::vcpu_loop::Platform;
@@ -36,7 +37,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds the machine that `config` describes around a backend's `msi`.
+    /// Builds the machine that `config` describes, with `extension`, around a backend's `msi`.
     ///
     /// # Errors
     /// When a serial port's file cannot be made.
@@ -44,13 +45,19 @@ impl Machine {
         config: &VmConfig,
         msi: Arc<dyn MsiSink>,
         state: &Arc<RunState>,
-        output: &Arc<GuestOutput>,
+        host: &HostOutput,
+        mut extension: Option<&mut (dyn Extension + '_)>,
     ) -> Result<Self, VmError> {
+        let output = &host.stdout;
         let mut serial = [const { None }; 4];
         for (port, (sink, backend)) in serial.iter_mut().zip(&config.serial).enumerate() {
-            if let Some(backend) = backend {
-                *sink = Some(serial_sink(backend, port == 0, state, output)?);
-            }
+            let Some(backend) = backend else { continue };
+            let console = extension.as_mut().filter(|_| port == 0).and_then(|e| e.console(host));
+            let own = match console {
+                Some(console) => console,
+                None => serial_sink(backend, state, output)?,
+            };
+            *sink = Some(if port == 0 { watched(own, state) } else { own });
         }
         let (low, high) = memory::split(config.memory);
         let events = event_sink(state);
@@ -67,10 +74,14 @@ impl Machine {
             debug_console: Some(Box::new(move |byte| debug_output.push(&[byte]))),
         })?;
         let button = pc.irqchip.line(acpi::POWER_BUTTON_GSI);
-        let registers = AcpiRegisters::new(events, Box::new(button));
+        let registers = AcpiRegisters::new(Arc::clone(&events), Box::new(button));
         let (base, len) = (acpi::ACPI_PORT.into(), acpi::ACPI_PORTS.into());
         pc.ports.insert(base, len, "acpi registers", Arc::new(Mutex::new(registers)))?;
 
+        if let Some(extension) = extension {
+            let (ports, serial) = (&mut pc.ports, &pc.serial);
+            extension.attach(Wiring { ports, serial, events, host: host.clone() })?;
+        }
         let on_stdio = config.serial.iter().position(|port| *port == Some(SerialBackend::Stdio));
         let stdin = on_stdio.and_then(|port| pc.serial.get(port)?.clone());
         let platform = Platform { ports: pc.ports, mmio: pc.mmio };
@@ -91,34 +102,34 @@ fn event_sink(state: &Arc<RunState>) -> EventSink {
     })
 }
 
-/// Where the bytes of one serial port go. The text of `watch`ed ports is looked at for a kernel's panic.
+/// Where the bytes of one serial port go.
 fn serial_sink(
     backend: &SerialBackend,
-    watched: bool,
     state: &Arc<RunState>,
     output: &Arc<GuestOutput>,
 ) -> Result<SerialSink, VmError> {
-    let mut sink: SerialSink = match backend {
+    Ok(match backend {
         SerialBackend::Null => Box::new(|_| {}),
         SerialBackend::Stdio => {
             let output = Arc::clone(output);
             Box::new(move |byte| output.push(&[byte]))
         }
         SerialBackend::File(path) => file_sink(path, Arc::clone(state))?,
-    };
-    if !watched {
-        return Ok(sink);
-    }
+    })
+}
+
+/// `sink`, with its text looked at for a kernel's panic.
+fn watched(mut sink: SerialSink, state: &Arc<RunState>) -> SerialSink {
     let state = Arc::clone(state);
     let mut panic_watch = PanicWatch::default();
-    Ok(Box::new(move |byte| {
+    Box::new(move |byte| {
         sink(byte);
         match panic_watch.push(byte) {
             PanicText::None => {}
             PanicText::Begun => state.note_panic(),
             PanicText::Complete => state.finish(Ok(Outcome::Panicked)),
         }
-    }))
+    })
 }
 
 fn file_sink(path: &Path, state: Arc<RunState>) -> Result<SerialSink, VmError> {

@@ -1,5 +1,6 @@
 //! The virtual machine: memory, backend, devices, vCPU threads and the run loop.
 
+mod extension;
 mod machine;
 mod panic_watch;
 mod reset_vector;
@@ -22,12 +23,13 @@ use crate::accel::{
     select::{self, Choice},
 };
 use crate::config::{KernelSource, VmConfig};
-use crate::console::{Doorbell, GuestOutput, OutputError, RawMode, Signals};
+use crate::console::{self, Doorbell, GuestOutput, OutputError, RawMode, Signals};
 use crate::devices::BusError;
 use crate::devices::acpi::{self, AcpiError, AcpiSpec};
 use crate::loader::{self, KernelImage, LoadError, LoadRequest};
 use crate::memory::{self, MemoryError};
 use crate::outcome::Outcome;
+pub use extension::{Extension, HostOutput, Wiring};
 use machine::Machine;
 use run_state::{End, RunState};
 use supervisor::Supervisor;
@@ -94,21 +96,36 @@ pub struct Ended {
 /// # Errors
 /// When the guest could not be started, or the host failed it.
 pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
+    run_with(config, None)
+}
+
+/// [`run`] with an addition to the machine.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    config: &VmConfig,
+    mut extension: Option<&mut (dyn Extension + '_)>,
+) -> Result<Ended, VmError> {
     let kernel = match &config.kernel {
         KernelSource::Builtin => KernelImage::builtin(BUILTIN_GUEST),
         KernelSource::File(path) => KernelImage::open(path)?,
     };
     let Choice { mut backend, reason } = create_backend(config.accel)?;
     let accel = backend.kind();
-    if let Some(outcome) = backend.run_machine(config) {
+    // A whole-machine backend has no place for an addition; it says so when it is asked for a vCPU.
+    if extension.is_none()
+        && let Some(outcome) = backend.run_machine(config)
+    {
         return Ok(Ended { outcome: outcome?, accel });
     }
     let memory = memory::allocate(config.memory)?;
     reset_vector::write(&memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
+    let file = config.initrd.as_deref().map(KernelImage::open).transpose()?;
     let boot = loader::load(&LoadRequest {
         kernel,
-        initrd: config.initrd.as_deref(),
+        initrd: extension.as_deref().and_then(|extension| extension.initrd()).or(file.as_ref()),
         cmdline: config.cmdline.as_deref(),
         modules: &config.modules,
         flat: config.flat,
@@ -118,18 +135,24 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
     })?;
     // Said only now, so that a bad kernel is one line on stderr and not two.
     if config.accel == AccelKind::Auto {
-        log::log!(if accel == AccelKind::Soft { Level::Warn } else { Level::Info }, "{reason}");
+        // A command's stderr is its own.
+        let warn = accel == AccelKind::Soft && extension.is_none();
+        log::log!(if warn { Level::Warn } else { Level::Info }, "{reason}");
     }
     log::info!("booting {}", boot.protocol);
 
     backend.map_memory(&memory)?;
     let bell = Arc::new(Doorbell::new().map_err(VmError::Console)?);
     let state = Arc::new(RunState::new(config.cpus, Arc::clone(&bell)));
-    let output = {
+    let waker: console::Waker = {
         let state = Arc::clone(&state);
-        Arc::new(GuestOutput::stdout(Arc::new(move || state.wake_supervisor())))
+        Arc::new(move || state.wake_supervisor())
     };
-    let machine = Machine::new(config, backend.msi_sink(), &state, &output)?;
+    let output = HostOutput {
+        stdout: Arc::new(GuestOutput::stdout(Arc::clone(&waker))),
+        stderr: Arc::new(GuestOutput::stderr(waker)),
+    };
+    let machine = Machine::new(config, backend.msi_sink(), &state, &output, extension.as_deref_mut())?;
     let interrupts = Arc::clone(&machine.irqchip) as Arc<dyn InterruptController>;
     let setup = VcpuSetup { cpus: config.cpus, interrupts };
     let mut vcpus = Vec::new();
@@ -152,11 +175,11 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
         signals: Arc::clone(&signals),
         stdin,
         timers: machine.timers,
-        output: Arc::clone(&output),
+        output: output.clone(),
         timeout: config.timeout,
     };
     let end = execute(vcpus, machine.platform, supervisor, &state);
-    let flushed = output.finish(patience(&signals));
+    let flushed = output.stdout.finish(patience(&signals)).and(output.stderr.finish(patience(&signals)));
     // The terminal is as it was before anything else is said on it.
     drop(raw_mode);
     let outcome = end?;

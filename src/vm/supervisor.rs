@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::console::{Doorbell, GuestOutput, Input, Signals, StdinPump};
+use crate::console::{Doorbell, Input, Signals, StdinPump};
 use crate::devices::lock;
 use crate::devices::serial::Serial;
 use crate::devices::timer::Timers;
 use crate::outcome::Outcome;
 
 use super::VmError;
+use super::extension::HostOutput;
 use super::run_state::RunState;
 
 /// How often the vCPUs are asked whether they can ever run again. Two answers in a row make a hang, so a
@@ -36,7 +37,7 @@ pub struct Supervisor {
     /// Timers of the devices.
     pub timers: Timers,
     /// Guest output on its way to the host.
-    pub output: Arc<GuestOutput>,
+    pub output: HostOutput,
     /// The time limit of the run.
     pub timeout: Option<Duration>,
 }
@@ -53,7 +54,8 @@ impl Supervisor {
     pub fn watch(self) {
         self.watch_until_end();
         // A vCPU may wait for room in the output; now it has to end instead.
-        self.output.stop_waiting();
+        self.output.stdout.stop_waiting();
+        self.output.stderr.stop_waiting();
     }
 
     fn watch_until_end(&self) {
@@ -84,13 +86,16 @@ impl Supervisor {
                     next = next.min(start + INPUT_DELAY);
                 }
             }
-            let flush = match self.output.flush_if_due(now) {
-                Ok(due) => due,
-                Err(error) => {
-                    self.state.finish(Err(error.into()));
-                    return;
+            let (stdout, stderr) = (&self.output.stdout, &self.output.stderr);
+            for flushed in [stdout.flush_if_due(now), stderr.flush_if_due(now)] {
+                match flushed {
+                    Ok(due) => next = due.map_or(next, |due| next.min(due)),
+                    Err(error) => {
+                        self.state.finish(Err(error.into()));
+                        return;
+                    }
                 }
-            };
+            }
             if let Some((timeout, deadline)) = limit {
                 if now >= deadline {
                     self.state.finish(Ok(Outcome::TimedOut { limit: timeout }));
@@ -108,9 +113,7 @@ impl Supervisor {
             }
             self.look_for_hang(&mut watchdog, now);
             next = next.min(watchdog.next);
-            for deadline in [flush, self.timers.deadline()].into_iter().flatten() {
-                next = next.min(deadline);
-            }
+            next = self.timers.deadline().map_or(next, |deadline| next.min(deadline));
             self.bell.wait(Some(next.saturating_duration_since(Instant::now())));
         }
     }
