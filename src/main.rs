@@ -32,7 +32,10 @@ fn main() -> ExitCode {
 fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let config = args.config()?;
     let ended = vm::run(&config)?;
-    let status = ended.outcome.status(config.debug_exit);
+    let status = config.reactions.status(&ended.outcome, config.debug_exit);
+    if let Some(unfinished) = &ended.unfinished {
+        say(&unfinished.to_string());
+    }
     say(&format!("vm-accel: {} ({}, status {status})\n", ended.outcome, ended.accel));
     Ok(status)
 }

@@ -1,24 +1,23 @@
 //! The machine: every device, where it is, and what it is wired to.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use crate::accel::MsiSink;
-use crate::config::{SerialBackend, VmConfig};
+use crate::config::{DebugExit, SerialBackend, VmConfig};
 use crate::console::GuestOutput;
-use crate::devices::acpi::{self, AcpiRegisters};
+use crate::devices::acpi::{self, AcpiRegisters, PowerButton};
 use crate::devices::irqchip::IrqChip;
 use crate::devices::pc::{Pc, PcSetup};
 use crate::devices::rtc::MemorySize;
 use crate::devices::serial::{Serial, SerialSink};
 use crate::devices::timer::{HostClock, Timers};
-use crate::devices::{EventSink, GuestEvent};
+use crate::devices::{EventSink, GuestEvent, lock};
 use crate::memory;
 use crate::outcome::Outcome;
 
 use super::VmError;
+use super::host::{Host, SerialPort};
 use super::panic_watch::{PanicText, PanicWatch};
 use super::run_state::RunState;
 use super::vcpu_loop::Platform;
@@ -33,27 +32,32 @@ pub struct Machine {
     pub timers: Timers,
     /// The serial port that is on the terminal.
     pub stdin: Option<Arc<Mutex<Serial>>>,
+    /// COM1.
+    pub com1: Option<Arc<Mutex<Serial>>>,
+    /// The power button.
+    pub button: PowerButton,
 }
 
 impl Machine {
     /// Builds the machine that `config` describes around a backend's `msi`.
     ///
     /// # Errors
-    /// When a serial port's file cannot be made.
+    /// When two devices are at one address.
     pub fn new(
         config: &VmConfig,
         msi: Arc<dyn MsiSink>,
         state: &Arc<RunState>,
+        host: &Arc<Host>,
         output: &Arc<GuestOutput>,
     ) -> Result<Self, VmError> {
         let mut serial = [const { None }; 4];
-        for (port, (sink, backend)) in serial.iter_mut().zip(&config.serial).enumerate() {
+        for (port, (sink, backend)) in serial.iter_mut().zip(&host.serial).enumerate() {
             if let Some(backend) = backend {
-                *sink = Some(serial_sink(backend, port == 0, state, output)?);
+                *sink = Some(serial_sink(backend, port == 0, state, host, output));
             }
         }
         let (low, high) = memory::split(config.memory);
-        let events = event_sink(state);
+        let events = event_sink(state, config.debug_exit);
         let debug_output = Arc::clone(output);
         let wake = Arc::clone(state);
         let mut pc = Pc::new(PcSetup {
@@ -67,69 +71,78 @@ impl Machine {
         })?;
         let button = pc.irqchip.line(acpi::POWER_BUTTON_GSI);
         let registers = AcpiRegisters::new(events, Box::new(button));
+        let button = registers.power_button();
         let (base, len) = (acpi::ACPI_PORT.into(), acpi::ACPI_PORTS.into());
         pc.ports.insert(base, len, "acpi registers", Arc::new(Mutex::new(registers)))?;
 
         let on_stdio = config.serial.iter().position(|port| *port == Some(SerialBackend::Stdio));
         let stdin = on_stdio.and_then(|port| pc.serial.get(port)?.clone());
+        let [com1, ..] = pc.serial;
+        for port in [&stdin, &com1].into_iter().flatten() {
+            let host = Arc::clone(host);
+            lock(port).set_room_waker(Arc::new(move || host.port_has_room()));
+        }
         let platform = Platform { ports: pc.ports, mmio: pc.mmio };
-        Ok(Self { platform, irqchip: pc.irqchip, timers: pc.timers, stdin })
+        Ok(Self { platform, irqchip: pc.irqchip, timers: pc.timers, stdin, com1, button })
     }
 }
 
 /// What a guest tells through a device is an outcome.
-fn event_sink(state: &Arc<RunState>) -> EventSink {
+fn event_sink(state: &Arc<RunState>, debug_exit: DebugExit) -> EventSink {
     let state = Arc::clone(state);
     Arc::new(move |event| {
         state.finish(Ok(match event {
             GuestEvent::PowerOff => Outcome::PoweredOff,
             GuestEvent::Reset => Outcome::Reset,
+            GuestEvent::DebugExit(_) if debug_exit == DebugExit::Off => return,
             GuestEvent::DebugExit(value) => Outcome::DebugExit(value),
             GuestEvent::Panicked => Outcome::Panicked,
         }));
     })
 }
 
-/// Where the bytes of one serial port go. The text of `watch`ed ports is looked at for a kernel's panic.
+/// Where the bytes of one serial port go. COM1's text is looked at for a kernel's panic, and followed by
+/// the script.
 fn serial_sink(
-    backend: &SerialBackend,
-    watched: bool,
+    port: &SerialPort,
+    is_com1: bool,
     state: &Arc<RunState>,
+    host: &Arc<Host>,
     output: &Arc<GuestOutput>,
-) -> Result<SerialSink, VmError> {
-    let mut sink: SerialSink = match backend {
-        SerialBackend::Null => Box::new(|_| {}),
-        SerialBackend::Stdio => {
+) -> SerialSink {
+    let mut sink: SerialSink = match port {
+        SerialPort::Null => Box::new(|_| {}),
+        SerialPort::Stdio => {
             let output = Arc::clone(output);
             Box::new(move |byte| output.push(&[byte]))
         }
-        SerialBackend::File(path) => file_sink(path, Arc::clone(state))?,
+        SerialPort::File { path, file } => {
+            let (path, file, state) = (path.clone(), Arc::clone(file), Arc::clone(state));
+            Box::new(move |byte| {
+                let mut file = lock(&file);
+                // A line at a time, so that the file can be followed; the rest when the machine goes.
+                let written =
+                    file.write_all(&[byte]).and_then(|()| if byte == b'\n' { file.flush() } else { Ok(()) });
+                if let Err(reason) = written {
+                    state.finish(Err(VmError::SerialFile { path: path.clone(), reason }));
+                }
+            })
+        }
     };
-    if !watched {
-        return Ok(sink);
+    if !is_com1 {
+        return sink;
     }
-    let state = Arc::clone(state);
+    let (state, watcher) = (Arc::clone(state), host.watcher.clone());
     let mut panic_watch = PanicWatch::default();
-    Ok(Box::new(move |byte| {
+    Box::new(move |byte| {
         sink(byte);
+        if let Some(watcher) = &watcher {
+            watcher.push(byte);
+        }
         match panic_watch.push(byte) {
             PanicText::None => {}
             PanicText::Begun => state.note_panic(),
             PanicText::Complete => state.finish(Ok(Outcome::Panicked)),
         }
-    }))
-}
-
-fn file_sink(path: &Path, state: Arc<RunState>) -> Result<SerialSink, VmError> {
-    let error = |path: &Path, reason| VmError::SerialFile { path: path.to_owned(), reason };
-    let mut file = BufWriter::new(File::create(path).map_err(|reason| error(path, reason))?);
-    let path = path.to_owned();
-    Ok(Box::new(move |byte| {
-        // A line at a time, so that the file can be followed; the rest when the machine goes.
-        let written =
-            file.write_all(&[byte]).and_then(|()| if byte == b'\n' { file.flush() } else { Ok(()) });
-        if let Err(reason) = written {
-            state.finish(Err(error(&path, reason)));
-        }
-    }))
+    })
 }

@@ -1,11 +1,14 @@
 //! The virtual machine: memory, backend, devices, vCPU threads and the run loop.
 
+mod host;
 mod machine;
 mod panic_watch;
 mod run_state;
 mod supervisor;
 mod vcpu_loop;
+mod watcher;
 
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -20,13 +23,15 @@ use crate::accel::{
     VcpuSetup,
     select::{self, Choice},
 };
-use crate::config::{KernelSource, VmConfig};
-use crate::console::{Doorbell, GuestOutput, OutputError, RawMode, Signals};
+use crate::config::{KernelSource, Reaction, VmConfig};
+use crate::console::{GuestOutput, OutputError, RawMode};
 use crate::devices::BusError;
 use crate::devices::acpi::{self, AcpiError, AcpiSpec};
-use crate::loader::{self, KernelImage, LoadError, LoadRequest};
-use crate::memory::{self, MemoryError};
+use crate::loader::{self, BootState, KernelImage, LoadError, LoadRequest};
+use crate::memory::{self, GuestMemory, MemoryError};
 use crate::outcome::Outcome;
+use crate::script::Verdict;
+use host::Host;
 use machine::Machine;
 use run_state::{End, RunState};
 use supervisor::Supervisor;
@@ -85,6 +90,45 @@ pub struct Ended {
     pub outcome: Outcome,
     /// The backend that ran it.
     pub accel: AccelKind,
+    /// What the script still waited for, and the last lines of the guest's output, if the script has
+    /// failed or did not come to its end.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// A script that did not come to its end.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// The step that was waiting, in words.
+    pub waiting: Option<String>,
+    /// The last lines of the guest's output.
+    pub last_lines: Vec<String>,
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.last_lines.is_empty() {
+            writeln!(f, "vm-accel: the guest wrote nothing")?;
+        } else {
+            writeln!(f, "vm-accel: the last lines of the guest's output:")?;
+        }
+        for line in &self.last_lines {
+            writeln!(f, "  {line}")?;
+        }
+        match &self.waiting {
+            Some(waiting) => writeln!(f, "vm-accel: {waiting}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Lines of output that are shown when a script fails.
+const SHOWN_LINES: usize = 20;
+
+/// A guest in its memory, about to start.
+struct Guest {
+    backend: PlatformBackend,
+    memory: GuestMemory,
+    boot: BootState,
 }
 
 /// Boots the machine that `config` describes and waits for its end. Guest output goes to stdout, and
@@ -93,15 +137,61 @@ pub struct Ended {
 /// # Errors
 /// When the guest could not be started, or the host failed it.
 pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
-    let kernel = match &config.kernel {
-        KernelSource::Builtin => KernelImage::builtin(BUILTIN_GUEST),
-        KernelSource::File(path) => KernelImage::open(path)?,
-    };
+    let start = Instant::now();
+    let kernel = open_kernel(config)?;
     let Choice { mut backend, reason } = create_backend(config.accel)?;
     let accel = backend.kind();
     if let Some(outcome) = backend.run_machine(config) {
-        return Ok(Ended { outcome: outcome?, accel });
+        return Ok(Ended { outcome: outcome?, accel, unfinished: None });
     }
+    let mut guest = load(config, kernel, backend)?;
+    // Said only now, so that a bad kernel is one line on stderr and not two.
+    if config.accel == AccelKind::Auto {
+        log::log!(if accel == AccelKind::Soft { Level::Warn } else { Level::Info }, "{reason}");
+    }
+    log::info!("booting {}", guest.boot.protocol);
+
+    let host = Arc::new(Host::new(config, start)?);
+    let raw_mode = if config.uses_stdio() { RawMode::enter().map_err(VmError::Console)? } else { None };
+    let end = loop {
+        let end = boot(config, guest, &host);
+        if let Some(end) = end_of_run(config, &host, end) {
+            break end;
+        }
+        log::info!("the guest boots again");
+        let again = open_kernel(config)
+            .map_err(VmError::from)
+            .and_then(|kernel| load(config, kernel, PlatformBackend::new(accel)?));
+        guest = match again {
+            Ok(guest) => guest,
+            Err(error) => break Err(error),
+        };
+    };
+    host.stop_input();
+    // The terminal is as it was before anything else is said on it.
+    drop(raw_mode);
+    let outcome = script_judges(&host, end?);
+    let unfinished = host.watcher.as_ref().and_then(|watcher| {
+        watcher.with_runner(|runner| {
+            let failed = matches!(outcome, Outcome::Script(Verdict::Failed(_)));
+            // The failure itself says what it waited for.
+            let waiting = runner.waiting().filter(|_| !failed);
+            (failed || waiting.is_some())
+                .then(|| Unfinished { waiting, last_lines: runner.last_lines(SHOWN_LINES) })
+        })
+    });
+    Ok(Ended { outcome, accel, unfinished })
+}
+
+fn open_kernel(config: &VmConfig) -> Result<KernelImage, LoadError> {
+    match &config.kernel {
+        KernelSource::Builtin => Ok(KernelImage::builtin(BUILTIN_GUEST)),
+        KernelSource::File(path) => KernelImage::open(path),
+    }
+}
+
+/// Fresh memory with the tables and the kernel in it.
+fn load(config: &VmConfig, kernel: KernelImage, mut backend: PlatformBackend) -> Result<Guest, VmError> {
     let memory = memory::allocate(config.memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
     let boot = loader::load(&LoadRequest {
@@ -114,20 +204,38 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
         memory: &memory,
         rsdp: Some(rsdp),
     })?;
-    // Said only now, so that a bad kernel is one line on stderr and not two.
-    if config.accel == AccelKind::Auto {
-        log::log!(if accel == AccelKind::Soft { Level::Warn } else { Level::Info }, "{reason}");
-    }
-    log::info!("booting {}", boot.protocol);
-
     backend.map_memory(&memory)?;
-    let bell = Arc::new(Doorbell::new().map_err(VmError::Console)?);
-    let state = Arc::new(RunState::new(config.cpus, Arc::clone(&bell)));
+    Ok(Guest { backend, memory, boot })
+}
+
+/// How the run ends after a boot that ended so; `None` if the guest boots again. A guest that resets for
+/// ever cannot outrun the time limit or a signal.
+fn end_of_run(config: &VmConfig, host: &Host, end: End) -> Option<End> {
+    match end {
+        Ok(outcome) if config.reactions.to(&outcome) == Reaction::Reboot => match host.signals.pending() {
+            // Who asked it to power off wants no other boot.
+            Some(_) if config.grace.is_some() => Some(Ok(outcome)),
+            Some(signal) => Some(Ok(Outcome::Signalled(signal))),
+            None if host.escaped() => Some(Ok(Outcome::Escaped)),
+            None => host
+                .limit
+                .filter(|(deadline, _)| Instant::now() >= *deadline)
+                .map(|(_, limit)| Ok(Outcome::TimedOut { limit })),
+        },
+        end => Some(end),
+    }
+}
+
+/// Runs one guest from its start to its end. All its output is written when this returns.
+fn boot(config: &VmConfig, guest: Guest, host: &Arc<Host>) -> Result<Outcome, VmError> {
+    // The memory stays until the vCPUs are gone.
+    let Guest { mut backend, memory: _memory, boot } = guest;
+    let state = Arc::new(RunState::new(config.cpus, Arc::clone(&host.bell)));
     let output = {
-        let state = Arc::clone(&state);
-        Arc::new(GuestOutput::stdout(Arc::new(move || state.wake_supervisor())))
+        let bell = Arc::clone(&host.bell);
+        Arc::new(GuestOutput::stdout(Arc::new(move || bell.ring())))
     };
-    let machine = Machine::new(config, backend.msi_sink(), &state, &output)?;
+    let machine = Machine::new(config, backend.msi_sink(), &state, host, &output)?;
     let interrupts = Arc::clone(&machine.irqchip) as Arc<dyn InterruptController>;
     let setup = VcpuSetup { cpus: config.cpus, interrupts };
     let mut vcpus = Vec::new();
@@ -140,26 +248,42 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
         machine.irqchip.set_boot_kick(boot_vcpu.kicker());
     }
     state.set_kicks(vcpus.iter().map(VcpuOps::kicker).collect());
-
-    let signals = Arc::new(Signals::install(&bell).map_err(VmError::Console)?);
-    let stdin = machine.stdin.clone();
-    let raw_mode = if stdin.is_some() { RawMode::enter().map_err(VmError::Console)? } else { None };
+    if let Some(watcher) = &host.watcher {
+        watcher.set_ending(false);
+    }
+    host.connect_stdin(machine.stdin.clone());
     let supervisor = Supervisor {
         state: Arc::clone(&state),
-        bell,
-        signals: Arc::clone(&signals),
-        stdin,
+        host: Arc::clone(host),
+        has_stdin: machine.stdin.is_some(),
+        com1: machine.com1,
+        button: machine.button,
         timers: machine.timers,
         output: Arc::clone(&output),
-        timeout: config.timeout,
+        grace: config.grace,
+        ends_hangs: config.reactions.hang != Reaction::Wait,
     };
-    let end = execute(vcpus, machine.platform, supervisor, &state);
-    let flushed = output.finish(patience(&signals));
-    // The terminal is as it was before anything else is said on it.
-    drop(raw_mode);
+    let end = execute(vcpus, machine.platform, supervisor, &state, |outcome| {
+        config.reactions.to(outcome) == Reaction::Reboot
+    });
+    let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
+    let flushed = output.finish(patience(host, interrupted));
     let outcome = end?;
     flushed?;
-    Ok(Ended { outcome, accel })
+    Ok(outcome)
+}
+
+/// What the script makes of the guest's end: what the guest wrote counts before how it ended.
+fn script_judges(host: &Host, outcome: Outcome) -> Outcome {
+    let wished = matches!(outcome, Outcome::PoweredOff | Outcome::Reset | Outcome::DebugExit(_));
+    let Some(watcher) = &host.watcher else { return outcome };
+    match outcome {
+        Outcome::Script(_) | Outcome::Signalled(_) | Outcome::Escaped => outcome,
+        outcome => match watcher.judge(&outcome.to_string(), wished) {
+            Some(verdict) => Outcome::Script(verdict),
+            None => outcome,
+        },
+    }
 }
 
 /// The backend that is asked for, and why it is taken.
@@ -176,11 +300,11 @@ fn acpi_spec(config: &VmConfig) -> AcpiSpec {
 }
 
 /// How long a slow reader may hold up the end of the run.
-fn patience(signals: &Signals) -> impl FnMut() -> bool + '_ {
+fn patience(host: &Host, interrupted: bool) -> impl FnMut() -> bool + '_ {
     const PATIENCE: Duration = Duration::from_secs(10);
     let start = Instant::now();
-    let before = signals.pending();
-    move || start.elapsed() > PATIENCE || before.is_some() || signals.pending().is_some()
+    let before = host.signals.count();
+    move || interrupted || start.elapsed() > PATIENCE || host.signals.count() > before
 }
 
 /// Runs all vCPUs to the end of the run: vCPU 0 on this thread, which saves a short run a thread.
@@ -189,10 +313,10 @@ fn execute(
     platform: Platform,
     supervisor: Supervisor,
     state: &Arc<RunState>,
+    boots_again: impl Fn(&Outcome) -> bool,
 ) -> End {
     let platform = Arc::new(platform);
-    // It is not joined: it ends by itself when the run does, and a short run need not wait for that.
-    spawn("supervisor", state, move || {
+    let supervisor = spawn("supervisor", state, move || {
         supervisor.watch();
         Ok(())
     })?;
@@ -221,6 +345,10 @@ fn execute(
         let _ = thread.join();
     }
     let end = state.take_end().unwrap_or_else(|| Err(VmError::Panicked("the run loop".into())));
+    // At the run's end it is not joined: it ends by itself, and a short run need not wait for that.
+    if end.as_ref().is_ok_and(boots_again) {
+        let _ = supervisor.join();
+    }
     end.map(|outcome| match outcome {
         Outcome::Hung { rip: None } => Outcome::Hung { rip: linear_rip(&boot_vcpu) },
         outcome => outcome,
