@@ -9,6 +9,7 @@ pub mod devices;
 pub mod loader;
 pub mod memory;
 pub mod outcome;
+pub mod report;
 pub mod script;
 pub mod vm;
 

@@ -80,6 +80,21 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// Whether something went wrong, so that its traces are worth keeping.
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        !matches!(
+            self,
+            Self::PoweredOff
+                | Self::Reset
+                | Self::DebugExit(_)
+                | Self::Escaped
+                | Self::Script(Verdict::Passed { .. } | Verdict::Succeeded { .. })
+        )
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

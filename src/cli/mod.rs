@@ -61,7 +61,7 @@ A configuration file holds the same settings as the flags, and the flags overrid
   serial = [\"stdio\", \"file:com2.log\"]
   timeout = \"30s\"
   # also: modules, flat, decompress, debug_exit, on_reset, on_shutdown, on_crash, on_panic, on_hang,
-  # grace, fail_on, succeed_on, and the steps of a script:
+  # grace, fail_on, succeed_on, report, junit, log, timestamps, and the steps of a script:
   [[step]]
   expect = \"login: \"
   send = 'root\\n'

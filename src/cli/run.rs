@@ -81,6 +81,18 @@ pub struct RunArgs {
     /// End with status 0 when this comes on COM1; may be repeated
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     pub succeed_on: Vec<String>,
+    /// Write a JSON report of the run; - is stdout
+    #[arg(long, value_name = "FILE|-")]
+    pub report: Option<PathBuf>,
+    /// Write a JUnit report with a test case a step; - is stdout
+    #[arg(long, value_name = "FILE|-")]
+    pub junit: Option<PathBuf>,
+    /// Keep COM1's whole output in a file, too
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Begin each line of --log with the seconds since the start
+    #[arg(long)]
+    pub timestamps: bool,
 }
 
 impl RunArgs {
@@ -133,6 +145,10 @@ impl RunArgs {
             steps: self.steps.steps()?,
             fail_on: all("--fail-on", &self.fail_on, Pattern::new)?,
             succeed_on: all("--succeed-on", &self.succeed_on, Pattern::new)?,
+            report: self.report.clone(),
+            junit: self.junit.clone(),
+            log: self.log.clone(),
+            timestamps: self.timestamps.then_some(true),
         })
     }
 }

@@ -12,7 +12,7 @@ use super::{SerialBackend, Settings, value};
 use crate::script::{Pattern, Step, unescape};
 
 /// The keys of the file, as they are offered when one is unknown.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 25] = [
     "kernel",
     "initrd",
     "cmdline",
@@ -34,6 +34,10 @@ const KEYS: [&str; 21] = [
     "fail_on",
     "succeed_on",
     "step",
+    "report",
+    "junit",
+    "log",
+    "timestamps",
 ];
 /// The keys of a `[[step]]`.
 const STEP_KEYS: [&str; 4] = ["name", "expect", "send", "timeout"];
@@ -79,6 +83,10 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
             "grace" => settings.grace = Some(entry.parsed(value::parse_timeout)?),
             "fail_on" => settings.fail_on = Some(entry.patterns()?),
             "succeed_on" => settings.succeed_on = Some(entry.patterns()?),
+            "report" => settings.report = Some(entry.path_or_stdout()?),
+            "junit" => settings.junit = Some(entry.path_or_stdout()?),
+            "log" => settings.log = Some(entry.path()?),
+            "timestamps" => settings.timestamps = Some(entry.boolean()?),
             "step" => {
                 settings.steps =
                     Some(entry.list().iter().map(Entry::step).collect::<Result<_, ConfigError>>()?);
@@ -163,6 +171,11 @@ impl<'a, 'i> Entry<'a, 'i> {
             "" => Err(self.invalid(ValueError::new("no file name", "Write a path, or leave the key out"))),
             path => Ok(self.file.folder.join(path)),
         }
+    }
+
+    /// A file's path as [`Self::path`] has it, or `-`.
+    fn path_or_stdout(&self) -> Result<PathBuf, ConfigError> {
+        if self.string()? == "-" { Ok("-".into()) } else { self.path() }
     }
 
     /// A string or a number, read as the flag of the same name reads it.
@@ -296,6 +309,10 @@ mod tests {
             grace = "10s"
             fail_on = "Oops"
             succeed_on = ["yes", "ok"]
+            report = "-"
+            junit = "junit.xml"
+            log = "/log"
+            timestamps = true
             [[step]]
             name = "login"
             expect = "login: "
@@ -334,6 +351,10 @@ mod tests {
             grace: Some(Duration::from_secs(10)),
             fail_on: Some(vec![Pattern::new("Oops").unwrap()]),
             succeed_on: Some(vec![Pattern::new("yes").unwrap(), Pattern::new("ok").unwrap()]),
+            report: Some("-".into()),
+            junit: Some("/vms/junit.xml".into()),
+            log: Some("/log".into()),
+            timestamps: Some(true),
             steps: Some(vec![
                 Step {
                     name: Some("login".into()),

@@ -121,6 +121,14 @@ pub struct VmConfig {
     pub grace: Option<Duration>,
     /// What to wait for on COM1, and what to type there.
     pub script: Script,
+    /// Where the JSON report goes; `-` is stdout.
+    pub report: Option<PathBuf>,
+    /// Where the JUnit report goes; `-` is stdout.
+    pub junit: Option<PathBuf>,
+    /// The file that keeps COM1's output.
+    pub log: Option<PathBuf>,
+    /// Whether the lines of `log` begin with the time.
+    pub timestamps: bool,
 }
 
 impl Default for VmConfig {
@@ -141,6 +149,10 @@ impl Default for VmConfig {
             reactions: Reactions::default(),
             grace: None,
             script: Script::default(),
+            report: None,
+            junit: None,
+            log: None,
+            timestamps: false,
         }
     }
 }
@@ -198,6 +210,14 @@ pub struct Settings {
     pub fail_on: Option<Vec<Pattern>>,
     /// Output that is success.
     pub succeed_on: Option<Vec<Pattern>>,
+    /// Where the JSON report goes.
+    pub report: Option<PathBuf>,
+    /// Where the JUnit report goes.
+    pub junit: Option<PathBuf>,
+    /// The file that keeps COM1's output.
+    pub log: Option<PathBuf>,
+    /// Whether the lines of `log` begin with the time.
+    pub timestamps: Option<bool>,
 }
 
 impl Settings {
@@ -236,6 +256,10 @@ impl Settings {
             steps: stronger.steps.or(self.steps),
             fail_on: stronger.fail_on.or(self.fail_on),
             succeed_on: stronger.succeed_on.or(self.succeed_on),
+            report: stronger.report.or(self.report),
+            junit: stronger.junit.or(self.junit),
+            log: stronger.log.or(self.log),
+            timestamps: stronger.timestamps.or(self.timestamps),
         }
     }
 
@@ -275,7 +299,14 @@ impl Settings {
                 fail_on: self.fail_on.unwrap_or_default(),
                 succeed_on: self.succeed_on.unwrap_or_default(),
             },
+            report: self.report,
+            junit: self.junit,
+            log: self.log,
+            timestamps: self.timestamps.unwrap_or_default(),
         };
+        if config.timestamps && config.log.is_none() {
+            return Err(conflict("`timestamps` is given without `log`", "Name a file with `--log FILE`"));
+        }
         check_script(&config)?;
         check_kernel_options(&config)?;
         Ok(config)

@@ -17,6 +17,9 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// The most output that is kept to tell the text of a match, in bytes.
 const WINDOW: usize = 4096;
 
+/// What Linux says when it starts init, and what systemd says first as init.
+const INIT: &str = r"Run /\S+ as init process|systemd\[1\]: ";
+
 /// How a script ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -133,6 +136,9 @@ pub struct Runner {
     window: Vec<u8>,
     tail: Tail,
     verdict: Option<Verdict>,
+    /// Looks for the first sign of user space, until it is seen.
+    init: Option<Matcher>,
+    init_seen: Option<Instant>,
 }
 
 impl Runner {
@@ -155,6 +161,8 @@ impl Runner {
             window: Vec::new(),
             tail: Tail::default(),
             verdict: None,
+            init: Pattern::new(INIT).ok().map(|pattern| Matcher::new(&pattern)),
+            init_seen: None,
         };
         runner.begin_step(now);
         runner
@@ -247,6 +255,12 @@ impl Runner {
         &self.records
     }
 
+    /// When the guest's kernel said that it starts user space.
+    #[must_use]
+    pub fn init_seen(&self) -> Option<Instant> {
+        self.init_seen
+    }
+
     /// The script.
     #[must_use]
     pub fn script(&self) -> &Script {
@@ -262,6 +276,10 @@ impl Runner {
     fn byte(&mut self, byte: u8, now: Instant) {
         let previous = self.previous;
         self.tail.push(byte);
+        if self.init.as_mut().is_some_and(|matcher| matcher.push(previous, byte).is_some()) {
+            self.init = None;
+            self.init_seen = Some(now);
+        }
         if self.verdict.is_none() {
             let mut found = self.expecting.as_mut().and_then(|matcher| matcher.push(previous, byte));
             while found == Some(Found::Before) {

@@ -2,7 +2,7 @@
 //! signals, the script and the time limit.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -12,8 +12,10 @@ use crate::config::{SerialBackend, VmConfig};
 use crate::console::{Doorbell, Input, RoomBell, Signals, StdinPump};
 use crate::devices::lock;
 use crate::devices::serial::Serial;
+use crate::report::SerialLog;
 
 use super::VmError;
+use super::facts::SerialCount;
 use super::watcher::Watcher;
 
 /// The far end of a serial port.
@@ -39,6 +41,10 @@ pub struct Host {
     pub signals: Signals,
     /// COM1 to COM4.
     pub serial: [Option<SerialPort>; 4],
+    /// How much the serial ports have written.
+    pub written: Arc<SerialCount>,
+    /// What keeps COM1's output.
+    pub log: Option<Arc<Mutex<SerialLog>>>,
     /// What follows COM1's output.
     pub watcher: Option<Arc<Watcher>>,
     /// When the run's time is over, and how long it is.
@@ -64,12 +70,21 @@ impl Host {
         }
         let bell = Arc::new(Doorbell::new().map_err(VmError::Console)?);
         let signals = Signals::install(&bell).map_err(VmError::Console)?;
-        let watcher = (!config.script.is_empty())
+        let log = config.log.as_deref().map(|path| {
+            SerialLog::create(path, config.timestamps)
+                .map_err(|reason| VmError::Log { path: path.to_owned(), reason })
+        });
+        let log = log.transpose()?.map(|log| Arc::new(Mutex::new(log)));
+        // A report tells the last lines, so it needs somebody who follows them.
+        let is_told = config.report.is_some() || config.junit.is_some();
+        let watcher = (is_told || !config.script.is_empty())
             .then(|| Arc::new(Watcher::new(config.script.clone(), Instant::now(), Arc::clone(&bell))));
         Ok(Self {
             bell,
             signals,
             serial,
+            written: Arc::default(),
+            log,
             watcher,
             // A time limit too far away to be an instant is none.
             limit: config.timeout.and_then(|timeout| Some((start.checked_add(timeout)?, timeout))),
@@ -121,6 +136,22 @@ impl Host {
         // Dropped without the lock, because it waits for the thread.
         let pump = lock(&self.pump).take();
         drop(pump);
+    }
+
+    /// Writes what the files still lack.
+    ///
+    /// # Errors
+    /// When one does not take it.
+    pub fn flush_files(&self, config: &VmConfig) -> Result<(), VmError> {
+        for port in self.serial.iter().flatten() {
+            if let SerialPort::File { path, file } = port {
+                lock(file).flush().map_err(|reason| VmError::SerialFile { path: path.clone(), reason })?;
+            }
+        }
+        if let (Some(log), Some(path)) = (&self.log, &config.log) {
+            lock(log).flush().map_err(|reason| VmError::Log { path: path.clone(), reason })?;
+        }
+        Ok(())
     }
 
     /// Whether the user has typed the escape key.

@@ -50,10 +50,15 @@ impl Machine {
         host: &Arc<Host>,
         output: &Arc<GuestOutput>,
     ) -> Result<Self, VmError> {
-        let mut serial = [const { None }; 4];
+        let mut serial: [Option<SerialSink>; 4] = [const { None }; 4];
         for (port, (sink, backend)) in serial.iter_mut().zip(&host.serial).enumerate() {
             if let Some(backend) = backend {
-                *sink = Some(serial_sink(backend, port == 0, state, host, output));
+                let mut inner = serial_sink(backend, (port == 0).then_some(config), state, host, output);
+                let written = Arc::clone(&host.written);
+                *sink = Some(Box::new(move |byte| {
+                    written.count();
+                    inner(byte);
+                }));
             }
         }
         let (low, high) = memory::split(config.memory);
@@ -101,11 +106,11 @@ fn event_sink(state: &Arc<RunState>, debug_exit: DebugExit) -> EventSink {
     })
 }
 
-/// Where the bytes of one serial port go. COM1's text is looked at for a kernel's panic, and followed by
-/// the script.
+/// Where the bytes of one serial port go. COM1's text, for which `com1` is given, is looked at for a
+/// kernel's panic, kept, and followed by the script.
 fn serial_sink(
     port: &SerialPort,
-    is_com1: bool,
+    com1: Option<&VmConfig>,
     state: &Arc<RunState>,
     host: &Arc<Host>,
     output: &Arc<GuestOutput>,
@@ -129,13 +134,17 @@ fn serial_sink(
             })
         }
     };
-    if !is_com1 {
-        return sink;
-    }
+    let Some(config) = com1 else { return sink };
     let (state, watcher) = (Arc::clone(state), host.watcher.clone());
+    let log = host.log.clone().zip(config.log.clone());
     let mut panic_watch = PanicWatch::default();
     Box::new(move |byte| {
         sink(byte);
+        if let Some((log, path)) = &log
+            && let Err(reason) = lock(log).push(byte)
+        {
+            state.finish(Err(VmError::Log { path: path.clone(), reason }));
+        }
         if let Some(watcher) = &watcher {
             watcher.push(byte);
         }

@@ -1,5 +1,6 @@
 //! The virtual machine: memory, backend, devices, vCPU threads and the run loop.
 
+mod facts;
 mod host;
 mod machine;
 mod panic_watch;
@@ -31,6 +32,7 @@ use crate::loader::{self, BootState, KernelImage, LoadError, LoadRequest};
 use crate::memory::{self, GuestMemory, MemoryError};
 use crate::outcome::Outcome;
 use crate::script::Verdict;
+pub use facts::{ExitCounts, Facts};
 use host::Host;
 use machine::Machine;
 use run_state::{End, RunState};
@@ -72,6 +74,14 @@ pub enum VmError {
         /// The host's reason.
         reason: io::Error,
     },
+    /// The log of the serial output.
+    #[error("cannot write the log {path}: {reason}. Name a file that you may write with `--log FILE`", path = .path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// The host's reason.
+        reason: io::Error,
+    },
     /// Guest output was lost.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -93,6 +103,8 @@ pub struct Ended {
     /// What the script still waited for, and the last lines of the guest's output, if the script has
     /// failed or did not come to its end.
     pub unfinished: Option<Unfinished>,
+    /// What else there is to tell.
+    pub facts: Facts,
 }
 
 /// A script that did not come to its end.
@@ -123,6 +135,8 @@ impl fmt::Display for Unfinished {
 
 /// Lines of output that are shown when a script fails.
 const SHOWN_LINES: usize = 20;
+/// Lines of output that a report has.
+const REPORTED_LINES: usize = 100;
 
 /// A guest in its memory, about to start.
 struct Guest {
@@ -142,7 +156,8 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
     let Choice { mut backend, reason } = create_backend(config.accel)?;
     let accel = backend.kind();
     if let Some(outcome) = backend.run_machine(config) {
-        return Ok(Ended { outcome: outcome?, accel, unfinished: None });
+        let facts = Facts { reason, ..Facts::default() };
+        return Ok(Ended { outcome: outcome?, accel, unfinished: None, facts });
     }
     let mut guest = load(config, kernel, backend)?;
     // Said only now, so that a bad kernel is one line on stderr and not two.
@@ -150,11 +165,17 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
         log::log!(if accel == AccelKind::Soft { Level::Warn } else { Level::Info }, "{reason}");
     }
     log::info!("booting {}", guest.boot.protocol);
+    let mut facts = Facts {
+        reason,
+        protocol: guest.boot.protocol.clone(),
+        kernel_version: guest.boot.version.clone(),
+        ..Facts::default()
+    };
 
     let host = Arc::new(Host::new(config, start)?);
     let raw_mode = if config.uses_stdio() { RawMode::enter().map_err(VmError::Console)? } else { None };
     let end = loop {
-        let end = boot(config, guest, &host);
+        let end = boot(config, guest, &host, &mut facts);
         if let Some(end) = end_of_run(config, &host, end) {
             break end;
         }
@@ -170,7 +191,17 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
     host.stop_input();
     // The terminal is as it was before anything else is said on it.
     drop(raw_mode);
+    facts.end = Some(Instant::now());
+    (facts.serial_bytes, facts.first_serial_byte) = host.written.get();
     let outcome = script_judges(&host, end?);
+    host.flush_files(config)?;
+    if let Some(watcher) = &host.watcher {
+        watcher.with_runner(|runner| {
+            facts.steps = runner.records().to_vec();
+            facts.init_seen = runner.init_seen();
+            facts.last_lines = runner.last_lines(REPORTED_LINES);
+        });
+    }
     let unfinished = host.watcher.as_ref().and_then(|watcher| {
         watcher.with_runner(|runner| {
             let failed = matches!(outcome, Outcome::Script(Verdict::Failed(_)));
@@ -180,7 +211,7 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
                 .then(|| Unfinished { waiting, last_lines: runner.last_lines(SHOWN_LINES) })
         })
     });
-    Ok(Ended { outcome, accel, unfinished })
+    Ok(Ended { outcome, accel, unfinished, facts })
 }
 
 fn open_kernel(config: &VmConfig) -> Result<KernelImage, LoadError> {
@@ -227,7 +258,7 @@ fn end_of_run(config: &VmConfig, host: &Host, end: End) -> Option<End> {
 }
 
 /// Runs one guest from its start to its end. All its output is written when this returns.
-fn boot(config: &VmConfig, guest: Guest, host: &Arc<Host>) -> Result<Outcome, VmError> {
+fn boot(config: &VmConfig, guest: Guest, host: &Arc<Host>, facts: &mut Facts) -> Result<Outcome, VmError> {
     // The memory stays until the vCPUs are gone.
     let Guest { mut backend, memory: _memory, boot } = guest;
     let state = Arc::new(RunState::new(config.cpus, Arc::clone(&host.bell)));
@@ -263,9 +294,13 @@ fn boot(config: &VmConfig, guest: Guest, host: &Arc<Host>) -> Result<Outcome, Vm
         grace: config.grace,
         ends_hangs: config.reactions.hang != Reaction::Wait,
     };
-    let end = execute(vcpus, machine.platform, supervisor, &state, |outcome| {
-        config.reactions.to(outcome) == Reaction::Reboot
-    });
+    facts.boots = facts.boots.saturating_add(1);
+    facts.first_instruction.get_or_insert_with(Instant::now);
+    let boots_again = |outcome: &Outcome| config.reactions.to(outcome) == Reaction::Reboot;
+    let (end, registers) =
+        execute(vcpus, machine.platform, supervisor, &state, boots_again, host.watcher.is_some());
+    facts.registers = registers;
+    facts.exits.add(&state.exits());
     let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
     let flushed = output.finish(patience(host, interrupted));
     let outcome = end?;
@@ -307,22 +342,28 @@ fn patience(host: &Host, interrupted: bool) -> impl FnMut() -> bool + '_ {
     move || interrupted || start.elapsed() > PATIENCE || host.signals.count() > before
 }
 
-/// Runs all vCPUs to the end of the run: vCPU 0 on this thread, which saves a short run a thread.
+/// Runs all vCPUs to the end of the run: vCPU 0 on this thread, which saves a short run a thread. Tells
+/// the last registers of vCPU 0, too, if somebody wants them.
 fn execute(
     vcpus: Vec<PlatformVcpu>,
     platform: Platform,
     supervisor: Supervisor,
     state: &Arc<RunState>,
     boots_again: impl Fn(&Outcome) -> bool,
-) -> End {
+    wants_registers: bool,
+) -> (End, Option<Vec<(String, u64)>>) {
     let platform = Arc::new(platform);
     let supervisor = spawn("supervisor", state, move || {
         supervisor.watch();
         Ok(())
-    })?;
+    });
+    let supervisor = match supervisor {
+        Ok(thread) => thread,
+        Err(error) => return (Err(error), None),
+    };
     let mut vcpus = vcpus.into_iter();
     let Some(mut boot_vcpu) = vcpus.next() else {
-        return Err(VmError::Panicked("a machine without a vCPU".into()));
+        return (Err(VmError::Panicked("a machine without a vCPU".into())), None);
     };
     let mut threads = Vec::new();
     for mut vcpu in vcpus {
@@ -349,10 +390,12 @@ fn execute(
     if end.as_ref().is_ok_and(boots_again) {
         let _ = supervisor.join();
     }
-    end.map(|outcome| match outcome {
+    let registers = wants_registers.then(|| facts::registers(&boot_vcpu)).flatten();
+    let end = end.map(|outcome| match outcome {
         Outcome::Hung { rip: None } => Outcome::Hung { rip: linear_rip(&boot_vcpu) },
         outcome => outcome,
-    })
+    });
+    (end, registers)
 }
 
 /// Does `work`; an error or a panic in it ends the run.
