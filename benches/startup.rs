@@ -44,6 +44,7 @@ impl Side {
     /// Starts `command` and waits for it; its status must be 0.
     fn run(&mut self, command: &mut Command) {
         let start = Instant::now();
+        #[expect(clippy::zombie_processes, reason = "wait4 below waits for it, and gives its memory use")]
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
         let mut status = 0;
         // SAFETY: all-zero is a valid `rusage`.

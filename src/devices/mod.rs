@@ -5,6 +5,7 @@ pub mod bus;
 mod byte_device;
 pub mod debug_console;
 pub mod debug_exit;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod irqchip;
 pub mod pc;
@@ -14,6 +15,7 @@ pub mod pvpanic;
 pub mod reset_control;
 pub mod rtc;
 pub mod serial;
+pub mod test_device;
 pub mod timer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

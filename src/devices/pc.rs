@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::debug_console::{self, DebugConsole};
 use super::debug_exit::{self, DebugExit};
+use super::fw_cfg::{self, FwCfg, FwCfgSetup};
 use super::i8042::I8042;
 use super::irqchip::IrqChip;
 use super::irqchip::pit::Pit;
@@ -15,6 +16,7 @@ use super::pvpanic::{self, PvPanic};
 use super::reset_control::{self, ResetControl};
 use super::rtc::{self, MemorySize, Rtc};
 use super::serial::{self, COM_PORTS, Serial, SerialSink};
+use super::test_device;
 use super::timer::{Clock, Timers, Waker};
 use super::{Bus, BusError, EventSink};
 use crate::accel::MsiSink;
@@ -28,6 +30,8 @@ pub struct PcSetup {
     pub clock: Arc<dyn Clock>,
     /// RAM sizes for the CMOS.
     pub memory: MemorySize,
+    /// Number of processors, for the firmware configuration device.
+    pub cpus: u16,
     /// Where interrupt messages go.
     pub msi: Arc<dyn MsiSink>,
     /// Where guest events go.
@@ -62,7 +66,7 @@ impl Pc {
     /// # Errors
     /// When two devices overlap, which their addresses do not.
     pub fn new(setup: PcSetup) -> Result<Self, BusError> {
-        let PcSetup { clock, memory, msi, events, waker, serial, debug_console } = setup;
+        let PcSetup { clock, memory, cpus, msi, events, waker, serial, debug_console } = setup;
         let irqchip = IrqChip::new(msi);
         let (mut ports, mut mmio, mut timers) = (Bus::new(), Bus::new(), Timers::default());
         irqchip.attach(&mut ports, &mut mmio)?;
@@ -94,6 +98,10 @@ impl Pc {
         ports.insert(debug_exit::PORT, debug_exit::PORTS, "debug exit", exit)?;
         let panic = Arc::new(Mutex::new(PvPanic::new(events)));
         ports.insert(pvpanic::PORT, 1, "pvpanic", panic)?;
+        let ram = memory.low.saturating_add(memory.high);
+        let fw_cfg = Arc::new(Mutex::new(FwCfg::new(FwCfgSetup { ram, cpus })));
+        ports.insert(fw_cfg::PORT, fw_cfg::PORTS, "fw_cfg", fw_cfg)?;
+        test_device::attach(&irqchip, &mut ports, &mut mmio)?;
         let post = Arc::new(Mutex::new(Post::default()));
         ports.insert(post::PORT, 1, "post code", post.clone())?;
         if let Some(sink) = debug_console {
@@ -131,6 +139,7 @@ mod tests {
         let pc = Pc::new(PcSetup {
             clock: clock.clone(),
             memory: MemorySize { low: 1 << 30, high: 0 },
+            cpus: 2,
             msi: bus.clone(),
             events: events.sink(),
             waker: Arc::new(|| {}),

@@ -17,6 +17,7 @@
 //! and guest memory, and nothing of ours is put where the image lies.
 #![forbid(unsafe_code)]
 
+mod bios_area;
 mod boot_params;
 mod bzimage;
 mod cmdline;

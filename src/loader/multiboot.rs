@@ -6,7 +6,7 @@ use super::elf::{Elf, Load};
 use super::error::LoadError;
 use super::image::{KernelImage, write};
 use super::layout::{self, EBDA, HIGH_RAM, MapRange, Placement, RangeKind, memory_map, page_up};
-use super::{cmdline, initrd, start};
+use super::{bios_area, cmdline, initrd, start};
 use crate::accel::{X86Regs, X86SpecialRegs};
 
 /// The header lies in the first bytes of the file.
@@ -155,6 +155,7 @@ impl Multiboot {
         if self.wants_video {
             log::info!("{} asks for a video mode; the machine has no display", image.name());
         }
+        bios_area::write_area(memory)?;
         let what = format!("the kernel {}", image.name());
         for load in &self.loads {
             placement.fix(&what, load.gpa, load.memory_bytes)?;

@@ -68,6 +68,7 @@ impl Machine {
         let mut pc = Pc::new(PcSetup {
             clock: Arc::new(HostClock),
             memory: MemorySize { low, high },
+            cpus: u16::try_from(config.cpus).unwrap_or(u16::MAX),
             msi,
             events: Arc::clone(&events),
             waker: Arc::new(move || wake.wake_supervisor()),

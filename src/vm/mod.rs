@@ -4,6 +4,7 @@ mod facts;
 mod host;
 mod machine;
 mod panic_watch;
+mod reset_vector;
 mod run_state;
 mod supervisor;
 mod vcpu_loop;
@@ -224,6 +225,7 @@ fn open_kernel(config: &VmConfig) -> Result<KernelImage, LoadError> {
 /// Fresh memory with the tables and the kernel in it.
 fn load(config: &VmConfig, kernel: KernelImage, mut backend: PlatformBackend) -> Result<Guest, VmError> {
     let memory = memory::allocate(config.memory)?;
+    reset_vector::write(&memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
     let boot = loader::load(&LoadRequest {
         kernel,
@@ -304,7 +306,11 @@ fn boot(config: &VmConfig, guest: Guest, host: &Arc<Host>, facts: &mut Facts) ->
     let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
     let flushed = output.finish(patience(host, interrupted));
     let outcome = end?;
-    flushed?;
+    match flushed {
+        // Who ends a run from outside may well have stopped reading, and wants that end as the status.
+        Err(error) if matches!(outcome, Outcome::Signalled(_) | Outcome::Escaped) => log::warn!("{error}"),
+        flushed => flushed?,
+    }
     Ok(outcome)
 }
 

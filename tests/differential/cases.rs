@@ -1,7 +1,8 @@
 //! Random cases of a form: operands, and registers that make addresses point to where something is.
 
 use iced_x86::{
-    Code, ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
+    Code, ConditionCode, ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction,
+    InstructionInfoFactory, Mnemonic, OpKind, Register,
 };
 
 use crate::forms::{self, Form};
@@ -9,6 +10,7 @@ use crate::machine::{
     CODE, DATA, DATA_BYTES, Fx, GS_BASE, Input, PAGE, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP,
 };
 use crate::random::Random;
+use crate::verdict;
 
 const ARITHMETIC: u64 = 0x8d5;
 const DF: u64 = 0x400;
@@ -55,7 +57,7 @@ fn fx(random: &mut Random) -> Fx {
     let mut fx = Fx::new();
     let mut mxcsr = 0x1f80;
     if random.percent(50) {
-        mxcsr = mxcsr | (random.next() as u32) & 0xe040;
+        mxcsr |= random.next() as u32 & 0xe040;
     }
     if random.percent(25) {
         mxcsr |= random.next() as u32 & 0x3f;
@@ -90,7 +92,7 @@ fn fx(random: &mut Random) -> Fx {
 }
 
 /// Random registers, and data.
-pub fn state(random: &mut Random) -> Input {
+pub fn state(random: &mut Random, bits: u32) -> Input {
     let mut input = Input {
         code: Vec::new(),
         rip: CODE + 0x800,
@@ -99,6 +101,8 @@ pub fn state(random: &mut Random) -> Input {
         fx: fx(random),
         data: vec![0; DATA_BYTES],
         target: 0,
+        undefined: 0,
+        bits,
         stepped: random.percent(30),
     };
     if random.percent(30) {
@@ -136,7 +140,7 @@ fn encode(random: &mut Random, form: &Form, rip: u64) -> Option<(Vec<u8>, Instru
         if form.memory && random.percent(8) {
             bytes.push(0xf0);
         }
-        let rex = random.percent(40).then(|| random.below(8) as u8);
+        let rex = (form.bits == 64 && random.percent(40)).then(|| random.below(8) as u8);
         random.pick(&form.templates).emit(rex, &mut bytes);
         let edge = [0, 0xff, 0x7f, 0x80, 1];
         let style = random.below(4);
@@ -148,7 +152,7 @@ fn encode(random: &mut Random, form: &Form, rip: u64) -> Option<(Vec<u8>, Instru
             });
         }
         bytes.truncate(15);
-        let i = forms::decode(&bytes, rip);
+        let i = forms::decode(form.bits, &bytes, rip);
         let fits = !i.is_invalid() && i.code() == form.code && forms::has_memory(&i) == form.memory;
         if fits && !forms::is_vendor_specific(&bytes, &i) {
             bytes.truncate(i.len());
@@ -163,8 +167,9 @@ fn number(register: Register) -> usize {
     register.full_register().number() & 15
 }
 
-fn offsets(bytes: &[u8], rip: u64) -> ConstantOffsets {
-    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
+fn offsets(input: &Input) -> ConstantOffsets {
+    let mut decoder =
+        Decoder::with_ip(input.bits, &input.code, input.rip, DecoderOptions::FORCE_RESERVED_NOP);
     let i = decoder.decode();
     decoder.get_constant_offsets(&i)
 }
@@ -180,14 +185,23 @@ fn set_address_register(random: &mut Random, input: &mut Input, register: Regist
     input.gpr[number(register)] = value;
 }
 
+fn is_canonical(address: u64) -> bool {
+    (address as i64) << 16 >> 16 == address as i64
+}
+
 /// Makes the memory operand be at `target`, or close by; gives its address.
 fn aim(random: &mut Random, input: &mut Input, i: &Instruction, target: u64) -> u64 {
     let base_of = match i.memory_segment() {
-        Register::GS => GS_BASE,
+        Register::GS if input.bits == 64 => GS_BASE,
         _ => 0,
     };
+    let mut target = target;
+    if base_of != 0 && !is_canonical(target.wrapping_sub(base_of)) {
+        // AMD's processors want also the offset to be canonical.
+        target = DATA;
+    }
     let want = target.wrapping_sub(base_of);
-    let places = offsets(&input.code, input.rip);
+    let places = offsets(input);
     let (at, size) = (places.displacement_offset(), places.displacement_size());
     let mut patch = |displacement: u64| {
         input.code[at..at + size].copy_from_slice(&displacement.to_le_bytes()[..size]);
@@ -239,7 +253,7 @@ fn branch_target(random: &mut Random) -> u64 {
 
 /// A random case of the form, with its instruction.
 pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
-    let mut input = state(random);
+    let mut input = state(random, form.bits);
     let (code, i) = encode(random, form, input.rip)?;
     input.code = code;
     let mnemonic = i.mnemonic();
@@ -247,13 +261,13 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
     let accumulator_pair = matches!(mnemonic, Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b);
 
     if let OpKind::NearBranch64 | OpKind::NearBranch32 | OpKind::NearBranch16 = i.op0_kind() {
-        let places = offsets(&input.code, input.rip);
+        let places = offsets(&input);
         let (at, size) = (places.immediate_offset(), places.immediate_size());
         if size == 4 {
             let relative = branch_target(random).wrapping_sub(input.rip + i.len() as u64);
             input.code[at..at + 4].copy_from_slice(&relative.to_le_bytes()[..4]);
         }
-        let i = forms::decode(&input.code, input.rip);
+        let i = forms::decode(input.bits, &input.code, input.rip);
         if i.near_branch_target().wrapping_sub(input.rip) < i.len() as u64 {
             // Not into itself: that might never end.
             return None;
@@ -284,6 +298,9 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
             .any(|k| matches!(k, OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI));
         let gs = if i.segment_prefix() == Register::GS { GS_BASE } else { 0 };
         input.gpr[RSI] = place(random, size).wrapping_sub(gs);
+        if !is_canonical(input.gpr[RSI]) {
+            input.gpr[RSI] = DATA.wrapping_sub(gs);
+        }
         let near = input.gpr[RSI].wrapping_add(random.below(80)).wrapping_sub(40).wrapping_add(gs);
         input.gpr[RDI] = if random.percent(30) { near } else { place(random, size) };
         if matches!(mnemonic, Mnemonic::Maskmovdqu | Mnemonic::Maskmovq) {
@@ -330,7 +347,7 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
     {
         input.gpr[number(i.op1_register())] = random.below(2048).wrapping_sub(1024);
     }
-    let i = forms::decode(&input.code, input.rip);
+    let i = forms::decode(input.bits, &input.code, input.rip);
     if form.memory {
         input.target = wanted;
         let value = random.vector().to_le_bytes();
@@ -343,6 +360,17 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
                 put(&mut input.data, wanted, &value);
             }
             _ => put(&mut input.data, wanted, &value),
+        }
+        // Bit 17 of MXCSR is reserved on Intel's processors, and AMD's have it.
+        let mxcsr = match mnemonic {
+            Mnemonic::Ldmxcsr => Some(0),
+            Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => Some(24),
+            _ => None,
+        };
+        if let Some(offset) = mxcsr {
+            let at = wanted.wrapping_add(offset);
+            let value = get(&input.data, at) as u32 & !(1 << 17);
+            put(&mut input.data, at, &value.to_le_bytes());
         }
         if mnemonic == Mnemonic::Cmpxchg && random.percent(50) {
             let value = input.gpr[RAX].to_le_bytes();
@@ -372,10 +400,160 @@ pub fn case(random: &mut Random, form: &Form) -> Option<(Input, Instruction)> {
         }
         _ => {}
     }
+    if input.bits == 32 {
+        input.narrow();
+    }
     if matches!(i.code(), Code::Popfq | Code::Popfd | Code::Popfw) {
         let rsp = input.gpr[RSP];
         let flags = get(&input.data, rsp) & !NOT_POPPED;
         put(&mut input.data, rsp, &flags.to_le_bytes());
     }
     Some((input, i))
+}
+
+/// Whether a form may be a part of a sequence: what it leaves is defined but for AF, and it goes on behind itself.
+fn joins_sequences(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    let simple = matches!(
+        i.mnemonic(),
+        M::Add
+            | M::Adc
+            | M::Sub
+            | M::Sbb
+            | M::And
+            | M::Or
+            | M::Xor
+            | M::Cmp
+            | M::Test
+            | M::Inc
+            | M::Dec
+            | M::Neg
+            | M::Not
+            | M::Mov
+            | M::Movzx
+            | M::Movsx
+            | M::Movsxd
+            | M::Lea
+            | M::Xchg
+            | M::Xadd
+            | M::Cmpxchg
+            | M::Bswap
+            | M::Cbw
+            | M::Cwde
+            | M::Cdqe
+            | M::Cwd
+            | M::Cdq
+            | M::Cqo
+            | M::Clc
+            | M::Stc
+            | M::Cmc
+            | M::Nop
+            | M::Shl
+            | M::Shr
+            | M::Sar
+    );
+    let conditional = i.condition_code() != ConditionCode::None && i.flow_control() == FlowControl::Next;
+    let narrow_bswap = i.code() == Code::Bswap_r16;
+    let by_cl = i.op_count() == 2 && i.mnemonic() != M::Mov && i.op1_register() == Register::CL;
+    (simple || conditional) && !narrow_bswap && !(by_cl && matches!(i.mnemonic(), M::Shl | M::Shr | M::Sar))
+}
+
+fn touches(i: &Instruction, register: Register) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    factory.info(i).used_registers().iter().any(|used| used.register().full_register() == register)
+}
+
+/// Register R15 counts the rounds of a loop.
+const COUNTER: usize = 15;
+
+/// Several instructions, with a conditional jump behind them or a loop around them.
+pub fn sequence(random: &mut Random, forms: &[&Form]) -> Input {
+    let mut input = state(random, 64);
+    input.rip = CODE + 0x400 + random.below(0x400);
+    input.undefined = verdict::AF;
+    input.gpr[COUNTER] = 1 + random.below(4);
+    let wanted = 1 + random.below(6);
+    let mut aimed = false;
+    for _ in 0..wanted {
+        let form = forms[random.below(forms.len() as u64) as usize];
+        let rip = input.rip + input.code.len() as u64;
+        let Some((mut bytes, mut i)) = encode(random, form, rip) else { continue };
+        if verdict::undefined_flags(&i, &input) & !verdict::AF != 0 || touches(&i, Register::R15) {
+            continue;
+        }
+        if form.memory && i.mnemonic() != Mnemonic::Lea && !i.is_ip_rel_memory_operand() {
+            if aimed {
+                continue;
+            }
+            aimed = true;
+            let mut one = Input { code: bytes, rip, ..input.clone() };
+            let target = DATA + random.below(2 * PAGE as u64 - 64);
+            aim(random, &mut one, &i, target);
+            (bytes, input.gpr) = (one.code, one.gpr);
+            i = forms::decode(64, &bytes, rip);
+            if touches(&i, Register::R15) {
+                continue;
+            }
+        }
+        input.code.extend(bytes);
+    }
+    if random.percent(30) {
+        // dec r15; jnz to the first instruction
+        input.code.extend([0x49, 0xff, 0xcf]);
+        let back = (input.code.len() as u64 + 2).wrapping_neg() as u8;
+        input.code.extend([0x75, back]);
+    } else {
+        input.code.extend([0x70 + random.below(16) as u8, 0x20]);
+    }
+    input
+}
+
+/// The forms that `sequence` is made of.
+pub fn sequence_forms(forms: &[Form]) -> Vec<&Form> {
+    let joins = |form: &&Form| {
+        let mut bytes = Vec::new();
+        let template = form.templates[0];
+        template.emit(None, &mut bytes);
+        bytes.resize(15, 0);
+        joins_sequences(&forms::decode(64, &bytes, 0))
+    };
+    forms.iter().filter(joins).collect()
+}
+
+/// Up to 15 random bytes, with prefixes more often than chance would have them.
+pub fn raw(random: &mut Random, bits: u32) -> Input {
+    const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+    let mut input = state(random, bits);
+    let prefixes = random.pick(&[0, 0, 0, 1, 1, 2, 3, 14]).min(random.below(16));
+    for _ in 0..prefixes {
+        input.code.push(random.pick(&PREFIXES));
+    }
+    if bits == 64 && random.percent(30) {
+        input.code.push(0x40 | random.below(16) as u8);
+    }
+    match random.below(8) {
+        0..=2 => input.code.push(0x0f),
+        3 => input.code.extend([0x0f, 0x38]),
+        4 => input.code.extend([0x0f, 0x3a]),
+        _ => {}
+    }
+    while input.code.len() < 15 {
+        input.code.push(random.next() as u8);
+    }
+    input.code.truncate(15);
+    if bits == 32 {
+        input.narrow();
+    }
+    input
+}
+
+/// Makes the registers of a random instruction fit it.
+pub fn fit(random: &mut Random, input: &mut Input, i: &Instruction) {
+    if forms::has_memory(i) && (i.memory_segment() == Register::GS || random.percent(80)) {
+        let target = place(random, i.memory_size().size().clamp(1, 512) as u64);
+        input.target = aim(random, input, i, target);
+    }
+    if input.bits == 32 {
+        input.narrow();
+    }
 }

@@ -5,27 +5,34 @@ use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
-use crate::forms;
+use crate::forms::{self, Undefined};
 use crate::interpreter::Interpreter;
-use crate::machine::{Fx, Input, RSP};
+use crate::machine::{CODE, CODE_PAGES, Fx, Input, Outcome, PAGE, RSP};
+
 use crate::native::Native;
 use crate::random::Random;
 use crate::{cases, verdict};
+
+const UNDEFINED: u8 = 6;
+const PROTECTION: u8 = 13;
+const PAGE_FAULT: u8 = 14;
 
 /// Both sides. One at a time: the addresses and the signal handlers are the process's.
 struct Pair {
     native: Native,
     soft: Interpreter,
+    /// Released behind the mappings.
+    _alone: MutexGuard<'static, ()>,
 }
 
 static ALONE: Mutex<()> = Mutex::new(());
 
 impl Pair {
-    fn new() -> (Self, MutexGuard<'static, ()>) {
+    fn new() -> Self {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        (Self { native: Native::new(), soft: Interpreter::new() }, alone)
+        Self { native: Native::new(), soft: Interpreter::new(), _alone: alone }
     }
 
     /// What differs.
@@ -81,6 +88,12 @@ fn seed() -> u64 {
 fn describe(i: &Instruction, input: &Input, differences: &str) -> String {
     use std::fmt::Write;
     let mut text = format!("  {i} {:02x?} at {:#x}", input.code, input.rip);
+    let mut at = i.len();
+    while at < input.code.len() && !i.is_invalid() {
+        let next = forms::decode(input.bits, &input.code[at..], input.rip + at as u64);
+        let _ = write!(text, "; {next}");
+        at += next.len();
+    }
     if !input.stepped {
         text += ", in a block";
     }
@@ -122,16 +135,26 @@ fn describe(i: &Instruction, input: &Input, differences: &str) -> String {
     format!("{text}\n{differences}")
 }
 
-/// Every form with random operands.
+/// Every form of 64-bit code with random operands.
 #[test]
 fn every_form_as_the_processor() {
-    let cases: u64 = setting("DIFFERENTIAL_CASES").unwrap_or(200);
+    every_form(64, 100);
+}
+
+/// Every form of 32-bit code, in compatibility mode.
+#[test]
+fn every_form_of_32_bits_as_the_processor() {
+    every_form(32, 50);
+}
+
+fn every_form(bits: u32, cases: u64) {
+    let cases: u64 = setting("DIFFERENTIAL_CASES").unwrap_or(cases);
     let wanted: String = setting("DIFFERENTIAL_FORM").unwrap_or_default();
     let seed = seed();
-    let (mut pair, _alone) = Pair::new();
+    let mut pair = Pair::new();
     let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
     let (mut forms_tried, mut executed) = (0, 0u64);
-    for form in forms::all() {
+    for form in forms::all(bits) {
         let name = format!("{:?}{}", form.code, if form.memory { " (memory)" } else { "" });
         if !name.to_lowercase().contains(&wanted.to_lowercase()) {
             continue;
@@ -158,4 +181,129 @@ fn every_form_as_the_processor() {
         println!("{name}: {count} cases differ\n{text}");
     }
     assert!(failures.is_empty(), "{} forms differ; DIFFERENTIAL_SEED={seed}", failures.len());
+}
+
+/// Whether executing the bytes here would do more than change the state that is put back.
+fn is_safe(i: &Instruction, input: &Input) -> bool {
+    let into_itself =
+        matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32 | OpKind::NearBranch16)
+            && i.near_branch_target().wrapping_sub(input.rip) < i.len() as u64;
+    let pops_flags = matches!(i.mnemonic(), Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq);
+    let implementation = matches!(
+        i.mnemonic(),
+        Mnemonic::Maskmovdqu | Mnemonic::Maskmovq | Mnemonic::Ldmxcsr | Mnemonic::Fxrstor
+    );
+    let fs = i.segment_prefix() == Register::FS;
+    !into_itself && !pops_flags && !implementation && !fs
+}
+
+/// What is wrong with the outcome of an instruction that the software CPU does not have.
+fn must_be_undefined(soft: &Outcome, input: &Input) -> String {
+    let narrow_branch = input.code.contains(&0x66) && soft.vector == PROTECTION;
+    // #PF where the bytes are not all there.
+    if (matches!(soft.vector, UNDEFINED | PAGE_FAULT) || narrow_branch) && soft.rip == input.rip {
+        String::new()
+    } else {
+        format!("    not offered, but vector {}\n", soft.vector)
+    }
+}
+
+/// Random bytes: what is undefined for the processor is for the software CPU, too, and what is not does the same.
+#[test]
+fn random_bytes_as_the_processor() {
+    random_bytes(64);
+}
+
+/// As that, in compatibility mode.
+#[test]
+fn random_bytes_of_32_bits_as_the_processor() {
+    random_bytes(32);
+}
+
+fn random_bytes(bits: u32) {
+    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(30_000, |cases: u64| cases * 300);
+    let seed = seed();
+    let mut pair = Pair::new();
+    let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
+    let (mut executed, mut undefined, mut not_offered) = (0u64, 0u64, 0u64);
+    for case in 0..cases {
+        let mut random = Random::new(seed ^ case << 16);
+        let mut input = cases::raw(&mut random, bits);
+        let mut i = forms::decode(input.bits, &input.code, input.rip);
+        let mut differences = if i.is_invalid() {
+            undefined += 1;
+            // How many bytes are fetched of an instruction that is undefined is the implementation's choice.
+            if input.rip + 15 > CODE + (CODE_PAGES * PAGE) as u64 {
+                continue;
+            }
+            match forms::undefined(&input.code) {
+                Undefined::Always => pair.differences(&i, &input),
+                Undefined::OrTooLong if pair.native.run(&input).vector == PROTECTION => String::new(),
+                Undefined::OrTooLong => pair.differences(&i, &input),
+                Undefined::NotHere => must_be_undefined(&pair.soft.run(&input), &input),
+            }
+        } else {
+            input.code.truncate(i.len());
+            if !forms::is_comparable(&i) || forms::is_vendor_specific(&input.code, &i) || !is_safe(&i, &input)
+            {
+                continue;
+            }
+            cases::fit(&mut random, &mut input, &i);
+            i = forms::decode(input.bits, &input.code, input.rip);
+            if forms::is_offered(&i) {
+                executed += 1;
+                pair.differences(&i, &input)
+            } else if forms::is_system(&i) {
+                continue;
+            } else {
+                not_offered += 1;
+                must_be_undefined(&pair.soft.run(&input), &input)
+            }
+        };
+        if !differences.is_empty() {
+            let mut name = format!("{:?}", i.code());
+            if i.is_invalid() && differences.contains("vector") {
+                name += differences.lines().next().unwrap_or_default();
+            }
+            let failure = failures.entry(name).or_insert_with(|| {
+                if forms::is_offered(&i) && !i.is_invalid() {
+                    differences = pair.shrink(&i, &mut input);
+                }
+                (0, describe(&i, &input, &differences))
+            });
+            failure.0 += 1;
+        }
+    }
+    println!("{executed} executed, {undefined} undefined, {not_offered} not offered");
+    for (name, (count, text)) in &failures {
+        println!("{name}: {count} cases differ\n{text}");
+    }
+    assert!(failures.is_empty(), "{} forms differ; DIFFERENTIAL_SEED={seed}", failures.len());
+}
+
+/// Several instructions in a block: flags that a later one needs, jumps that are joined with what is before them,
+/// loops.
+#[test]
+fn sequences_as_the_processor() {
+    let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(30_000, |cases: u64| cases * 300);
+    let seed = seed();
+    let mut pair = Pair::new();
+    let forms = forms::all(64);
+    let forms = cases::sequence_forms(&forms);
+    let mut failures = Vec::new();
+    for case in 0..cases {
+        let mut random = Random::new(seed ^ case << 16);
+        let mut input = cases::sequence(&mut random, &forms);
+        // What is undefined has been left out of the sequence.
+        let nop = forms::decode(64, &[0x90; 15], 0);
+        if !pair.differences(&nop, &input).is_empty() {
+            let differences = pair.shrink(&nop, &mut input);
+            failures.push(describe(&forms::decode(input.bits, &input.code, input.rip), &input, &differences));
+        }
+    }
+    println!("{cases} sequences of {} forms", forms.len());
+    for text in failures.iter().take(20) {
+        println!("{text}");
+    }
+    assert!(failures.is_empty(), "{} sequences differ; DIFFERENTIAL_SEED={seed}", failures.len());
 }

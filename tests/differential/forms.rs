@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{
+    Code, CodeSize, CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind,
+};
 
 /// An instruction without its operands' bytes.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,8 @@ pub struct Template {
 pub struct Form {
     pub code: Code,
     pub memory: bool,
+    /// Of the code: 64 or 32.
+    pub bits: u32,
     pub templates: Vec<Template>,
 }
 
@@ -36,9 +40,9 @@ impl Template {
     }
 }
 
-pub fn decode(bytes: &[u8], rip: u64) -> Instruction {
+pub fn decode(bits: u32, bytes: &[u8], rip: u64) -> Instruction {
     // As the interpreter does: CPUs without MPX and CET execute the opcodes of both as NOPs.
-    Decoder::with_ip(64, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP).decode()
+    Decoder::with_ip(bits, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP).decode()
 }
 
 pub fn has_memory(i: &Instruction) -> bool {
@@ -94,6 +98,43 @@ pub fn is_offered(i: &Instruction) -> bool {
     always || i.cpuid_features().iter().all(offered)
 }
 
+/// Whether the software CPU executes the instruction, but not in a way that could be compared here.
+pub fn is_system(i: &Instruction) -> bool {
+    use CpuidFeature as F;
+    let system = |feature: &F| {
+        matches!(
+            feature,
+            F::AES
+                | F::PCLMULQDQ
+                | F::CET_SS
+                | F::INVPCID
+                | F::MONITOR
+                | F::MSR
+                | F::RDPID
+                | F::RDPMC
+                | F::RDRAND
+                | F::RDSEED
+                | F::RDTSCP
+                | F::SEP
+                | F::SERIALIZE
+                | F::SMAP
+                | F::SYSCALL
+                | F::TSC
+                | F::XSAVE
+                | F::CPUID
+                | F::INTEL286_ONLY
+                | F::PAUSE
+                | F::SMM
+                | F::SVM
+                | F::VMX
+                | F::BMI1
+                | F::LZCNT
+                | F::WBNOINVD
+        )
+    };
+    i.cpuid_features().iter().any(system)
+}
+
 /// Whether the instruction does in this process what it does at privilege level 3 of any machine: it does not
 /// enter the kernel on purpose, nor depend on the kernel's tables, its settings or the time.
 pub fn is_comparable(i: &Instruction) -> bool {
@@ -125,6 +166,9 @@ pub fn is_comparable(i: &Instruction) -> bool {
             | M::Lss
             | M::Lfs
             | M::Lgs
+            | M::Les
+            | M::Lds
+            | M::Arpl
             | M::Iret
             | M::Iretd
             | M::Iretq
@@ -154,7 +198,7 @@ pub fn is_vendor_specific(bytes: &[u8], i: &Instruction) -> bool {
             | FlowControl::Return
     );
     // Intel's ignore the operand-size prefix of a near branch in 64-bit mode.
-    let narrow_branch = near && bytes[..i.len() - 1].contains(&0x66);
+    let narrow_branch = near && i.code_size() == CodeSize::Code64 && bytes[..i.len() - 1].contains(&0x66);
     let repeat = bytes[..i.len() - 1].iter().any(|byte| matches!(byte, 0xf2 | 0xf3));
     narrow_branch
         || match i.mnemonic() {
@@ -172,30 +216,59 @@ pub fn is_vendor_specific(bytes: &[u8], i: &Instruction) -> bool {
         }
 }
 
+/// What is undefined to iced, and what the processor may do instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undefined {
+    /// Raise #UD.
+    Always,
+    /// Raise #GP(0) because it is longer than 15 bytes, if the undefined opcode is taken to have operands.
+    OrTooLong,
+    /// Execute it: AVX, AVX-512 and XOP, near branches of AMD's length, LOCK with VERW.
+    NotHere,
+}
+
+pub fn undefined(bytes: &[u8]) -> Undefined {
+    let is_prefix = |byte: &&u8| PREFIXES.contains(*byte) || (0x40..0x50).contains(*byte);
+    let prefixes = bytes.iter().take_while(is_prefix).count();
+    let narrow = bytes[..prefixes].contains(&0x66);
+    match bytes[prefixes..] {
+        [0x62 | 0x8f | 0xc4 | 0xc5, ..] | [0x0f, 0 | 1, ..] => Undefined::NotHere,
+        // AMD's have LOCK for another control register, and look at the privilege level first.
+        [0x0f, 0x20..=0x23, ..] if bytes[..prefixes].contains(&0xf0) => Undefined::NotHere,
+        [0xe8 | 0xe9, ..] | [0x0f, 0x80..=0x8f, ..] if narrow => Undefined::NotHere,
+        _ if prefixes >= 5 => Undefined::OrTooLong,
+        _ => Undefined::Always,
+    }
+}
+
 const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
 /// Templates kept of a form: more than a run tries.
 const KEPT: usize = 4096;
 
-/// Every form that this CPU offers and that can be compared.
-pub fn all() -> Vec<Form> {
+/// Every form of 64-bit or 32-bit code that this CPU offers and that can be compared.
+pub fn all(bits: u32) -> Vec<Form> {
     let mut forms: BTreeMap<(Code, bool), Vec<Template>> = BTreeMap::new();
     let mut bytes = Vec::new();
     for map in 0..4 {
         for opcode in 0..=255 {
-            let other =
-                PREFIXES.contains(&opcode) || matches!(opcode, 0x40..=0x4f | 0x0f | 0x62 | 0xc4 | 0xc5);
+            let other = PREFIXES.contains(&opcode)
+                || opcode == 0x0f
+                || bits == 64 && matches!(opcode, 0x40..=0x4f | 0x62 | 0xc4 | 0xc5);
             if map == 0 && other || map == 1 && matches!(opcode, 0x38 | 0x3a) {
                 continue;
             }
             for (prefix, wide) in
                 [None, Some(0x66), Some(0xf3), Some(0xf2)].into_iter().flat_map(|p| [(p, false), (p, true)])
             {
+                if wide && bits == 32 {
+                    continue;
+                }
                 for modrm in 0..=255 {
                     let template = Template { prefix, wide, map, opcode, modrm };
                     bytes.clear();
                     template.emit(None, &mut bytes);
                     bytes.resize(15, 0);
-                    let i = decode(&bytes, 0);
+                    let i = decode(bits, &bytes, 0);
                     if i.is_invalid() || !is_offered(&i) || !is_comparable(&i) {
                         continue;
                     }
@@ -207,5 +280,5 @@ pub fn all() -> Vec<Form> {
             }
         }
     }
-    forms.into_iter().map(|((code, memory), templates)| Form { code, memory, templates }).collect()
+    forms.into_iter().map(|((code, memory), templates)| Form { code, memory, bits, templates }).collect()
 }

@@ -33,6 +33,7 @@ const DATA_GPA: u64 = 0x10_4000;
 const KERNEL_CS: u16 = 0x10;
 const USER_SS: u16 = 0x2b;
 const USER_CS: u16 = 0x33;
+const USER_CS_32: u16 = 0x23;
 
 pub struct Interpreter {
     cpu: Box<Cpu>,
@@ -51,7 +52,8 @@ impl Interpreter {
         put(&mut cpu, GDT + u64::from(KERNEL_CS), 0x00af_9a00_0000_ffff);
         for vector in 0..32 {
             let handler = HANDLERS + vector * 16;
-            let dpl = if vector == 3 { 3 } else { 0 };
+            // #BP and #OF are raised by instructions.
+            let dpl = if matches!(vector, 3 | 4) { 3 } else { 0 };
             let gate = handler | u64::from(KERNEL_CS) << 16 | (0x8e | dpl << 5) << 40;
             put(&mut cpu, IDT + vector * 16, gate);
             put(&mut cpu, IDT + vector * 16 + 8, KERNEL >> 32);
@@ -68,11 +70,11 @@ impl Interpreter {
         put(&mut cpu, TABLES + 0x1008, TABLES + 0x3007);
         put(&mut cpu, TABLES + 0x3000 + (CODE >> 21 & 511) * 8, TABLES + 0x4007);
         for page in 0..CODE_PAGES as u64 {
-            put(&mut cpu, TABLES + 0x4000 + page * 8, CODE_GPA + page * 4096 | 5);
+            put(&mut cpu, TABLES + 0x4000 + page * 8, (CODE_GPA + page * 4096) | 5);
         }
         for page in 0..DATA_PAGES as u64 {
             let rights = if page + 1 < DATA_PAGES as u64 { 7 } else { 5 } | 1 << 63;
-            put(&mut cpu, TABLES + 0x4000 + (0x100 + page) * 8, DATA_GPA + page * 4096 | rights);
+            put(&mut cpu, TABLES + 0x4000 + (0x100 + page) * 8, (DATA_GPA + page * 4096) | rights);
         }
         for byte in 0..(CODE_PAGES * PAGE) as u64 {
             cpu.write_phys(CODE_GPA + byte, 0xccu8).unwrap();
@@ -89,7 +91,7 @@ impl Interpreter {
         Self { cpu, ram }
     }
 
-    fn enter_user(&mut self) {
+    fn enter_user(&mut self, bits: u32) {
         let cpu = &mut self.cpu;
         let user = Segment {
             limit: 0xffff_ffff,
@@ -104,7 +106,13 @@ impl Interpreter {
         cpu.seg = [null; 6];
         cpu.seg[seg::CS] = Segment { selector: USER_CS, type_: 11, l: true, ..user };
         cpu.seg[seg::SS] = Segment { selector: USER_SS, db: true, ..user };
-        cpu.seg[seg::GS].base = GS_BASE;
+        if bits == 64 {
+            cpu.seg[seg::GS].base = GS_BASE;
+        } else {
+            cpu.seg[seg::CS] = Segment { selector: USER_CS_32, type_: 11, db: true, ..user };
+            cpu.seg[seg::DS] = cpu.seg[seg::SS];
+            cpu.seg[seg::ES] = cpu.seg[seg::SS];
+        }
         cpu.cpl = 3;
         cpu.halted = false;
         cpu.interrupt_shadow = false;
@@ -178,7 +186,7 @@ impl Interpreter {
         self.write_code(input.rip, input.code.iter().copied());
         // SAFETY: `host` vouches for the bytes, which nothing else refers to.
         unsafe { std::ptr::copy_nonoverlapping(input.data.as_ptr(), self.data(), DATA_BYTES) };
-        self.enter_user();
+        self.enter_user(input.bits);
         self.set_fx(&input.fx);
         let cpu = &mut self.cpu;
         cpu.gpr = input.gpr;

@@ -78,8 +78,21 @@ pub struct Input {
     pub data: Vec<u8>,
     /// Linear address of its memory operand, if it has one.
     pub target: u64,
+    /// Arithmetic flags that are not compared.
+    pub undefined: u64,
+    /// Of the code: 64 or 32.
+    pub bits: u32,
     /// Executed outside the interpreter's block cache.
     pub stepped: bool,
+}
+
+impl Input {
+    /// What is above 32 bits does not exist in 32-bit code.
+    pub fn narrow(&mut self) {
+        for register in &mut self.gpr {
+            *register &= 0xffff_ffff;
+        }
+    }
 }
 
 /// The exception that ended it, which is #BP behind the instruction if that has completed.

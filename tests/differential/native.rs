@@ -9,6 +9,10 @@ use std::ptr;
 
 use crate::machine::{CODE, CODE_PAGES, DATA, DATA_BYTES, DATA_PAGES, Fx, GS_BASE, Input, Outcome, PAGE};
 
+/// Linux's selectors of user code.
+const CODE_32: u64 = 0x23;
+const CODE_64: i64 = 0x33;
+
 /// What the assembly and the signal handler share; the assembly knows the offsets.
 #[repr(C, align(64))]
 struct Gate {
@@ -76,8 +80,44 @@ global_asm!(
     "mov r15, [rdi + 136]",
     "mov rdi, [rdi + 72]",
     "jmp qword ptr [rip + {gate} + 656]",
+    ".global differential_enter_32",
+    "differential_enter_32:",
+    "push rbx",
+    "push rbp",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "lea rdi, [rip + {gate}]",
+    "mov [rdi], rsp",
+    "fxrstor64 [rdi + 144]",
+    "push qword ptr [rdi + 8]",
+    "popfq",
+    "mov eax, 0x2b",
+    "mov ds, eax",
+    "mov es, eax",
+    "mov rax, [rdi + 16]",
+    "mov rcx, [rdi + 24]",
+    "mov rdx, [rdi + 32]",
+    "mov rbx, [rdi + 40]",
+    "mov rsp, [rdi + 48]",
+    "mov rbp, [rdi + 56]",
+    "mov rsi, [rdi + 64]",
+    "mov r8, [rdi + 80]",
+    "mov r9, [rdi + 88]",
+    "mov r10, [rdi + 96]",
+    "mov r11, [rdi + 104]",
+    "mov r12, [rdi + 112]",
+    "mov r13, [rdi + 120]",
+    "mov r14, [rdi + 128]",
+    "mov r15, [rdi + 136]",
+    "mov rdi, [rdi + 72]",
+    "jmp fword ptr [rip + {gate} + 656]",
     ".global differential_leave",
     "differential_leave:",
+    "xor eax, eax",
+    "mov ds, eax",
+    "mov es, eax",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -90,6 +130,7 @@ global_asm!(
 
 unsafe extern "C" {
     fn differential_enter();
+    fn differential_enter_32();
     fn differential_leave();
 }
 
@@ -141,6 +182,22 @@ extern "C" fn on_signal(signal: i32, _: *mut libc::siginfo_t, context: *mut libc
         registers[libc::REG_RIP as usize] = differential_leave as *const () as i64;
         registers[libc::REG_RSP as usize] = gate.host_rsp as i64;
         registers[libc::REG_EFL as usize] = 0x202;
+        registers[libc::REG_CSGSFS as usize] = registers[libc::REG_CSGSFS as usize] & !0xffff | CODE_64;
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        // SAFETY: our own mappings, to which nothing refers any more; the alternate stack is no longer used.
+        unsafe {
+            for (at, pages) in
+                [(CODE, CODE_PAGES), (DATA, DATA_PAGES), (self.alias.addr() as u64, CODE_PAGES + DATA_PAGES)]
+            {
+                libc::munmap(ptr::without_provenance_mut(at as usize), pages * PAGE);
+            }
+            let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+            libc::sigaltstack(&raw const none, ptr::null_mut());
+        }
     }
 }
 
@@ -152,7 +209,7 @@ pub struct Native {
 }
 
 impl Native {
-    /// To be called once in a process.
+    /// There can be only one at a time.
     pub fn new() -> Self {
         let mut stack = vec![0u8; 256 << 10];
         // SAFETY: the addresses are free in a process of this kind (MAP_FIXED_NOREPLACE fails where they
@@ -214,7 +271,13 @@ impl Native {
             // A page that is not in the page tables would show in a fault's error code.
             ptr::read_volatile(ptr::with_exposed_provenance::<u8>((DATA as usize) + DATA_BYTES - 1));
             (*gate).running = true;
-            differential_enter();
+            if input.bits == 64 {
+                differential_enter();
+            } else {
+                // Behind the offset comes the selector.
+                (*gate).target |= CODE_32 << 32;
+                differential_enter_32();
+            }
             ptr::write_bytes(self.alias.add(offset), 0xcc, len);
             let gate = &*gate;
             Outcome {

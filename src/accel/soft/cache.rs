@@ -9,14 +9,7 @@ const OPS: usize = 1 << 19;
 /// Instructions in iced's form that fit.
 const DETAILS: usize = 1 << 18;
 /// Slots of the table that finds blocks.
-const SLOTS: usize = 1 << 16;
-
-/// A slot of the table.
-#[derive(Clone, Copy)]
-struct Slot {
-    key: u64,
-    op: u32,
-}
+const SLOTS: usize = 1 << 17;
 
 /// A decoded block.
 struct Block {
@@ -35,11 +28,15 @@ pub struct Cache {
     pub(super) ops: Vec<Op>,
     /// Instructions of general operations.
     pub(super) details: Vec<Detail>,
-    slots: Box<[Slot]>,
+    /// First operations of blocks, by a hash of the key; 0 for none.
+    slots: Box<[u32]>,
     blocks: Vec<Block>,
     /// First block of each page of RAM, 0 for none.
     pages: Vec<u32>,
 }
+
+/// The mode in the key of 64-bit code.
+pub const MODE_LONG: u64 = 2;
 
 /// The key of a block.
 #[must_use]
@@ -58,7 +55,7 @@ impl Cache {
         let mut cache = Self {
             ops: Vec::new(),
             details: Vec::new(),
-            slots: vec![Slot { key: u64::MAX, op: 0 }; SLOTS].into_boxed_slice(),
+            slots: vec![0; SLOTS].into_boxed_slice(),
             blocks: Vec::new(),
             pages: vec![0; pages],
         };
@@ -70,11 +67,16 @@ impl Cache {
     #[inline]
     #[must_use]
     pub fn find(&self, key: u64) -> Option<u32> {
-        let found = self.slots[slot(key)];
-        if found.key == key {
-            return Some(found.op);
-        }
-        None
+        let op = self.slots[slot(key)];
+        self.is_block(op, key).then_some(op)
+    }
+
+    /// Whether `op` is the first operation of the block of `key`, which may have been retired.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_block(&self, op: u32, key: u64) -> bool {
+        // The operation before the first tells the key.
+        op != 0 && self.ops.get(op as usize - 1).is_some_and(|head| head.imm == key)
     }
 
     /// As `find`, looking also for blocks that another has pushed out of the table.
@@ -83,7 +85,7 @@ impl Cache {
         while number != 0 {
             let block = &self.blocks[number as usize];
             if block.key == key {
-                self.slots[slot(key)] = Slot { key, op: block.op };
+                self.slots[slot(key)] = block.op;
                 return Some(block.op);
             }
             number = block.next;
@@ -105,7 +107,7 @@ impl Cache {
         self.details.clear();
         self.details.reserve_exact(DETAILS);
         self.blocks.truncate(1);
-        self.slots.fill(Slot { key: u64::MAX, op: 0 });
+        self.slots.fill(0);
         self.pages.fill(0);
     }
 
@@ -115,7 +117,7 @@ impl Cache {
         let Some(first) = self.pages.get_mut(page) else { return };
         self.blocks.push(Block { key, op, granules, next: *first });
         *first = number;
-        self.slots[slot(key)] = Slot { key, op };
+        self.slots[slot(key)] = op;
     }
 
     /// Drops the blocks of a page that were decoded from any of `granules`: calls `retire` for the first
@@ -132,8 +134,8 @@ impl Cache {
             } else {
                 retire(&self.ops[block.op as usize]);
                 let slot = &mut self.slots[slot(key)];
-                if slot.key == key {
-                    *slot = Slot { key: u64::MAX, op: 0 };
+                if *slot == block.op {
+                    *slot = 0;
                 }
                 if before == 0 {
                     self.pages[page] = next;
@@ -152,7 +154,7 @@ impl Cpu {
     #[inline]
     pub(super) fn mode_key(&self) -> u64 {
         match self.code_bits() {
-            64 => 2,
+            64 => MODE_LONG,
             32 => 1,
             _ => 0,
         }

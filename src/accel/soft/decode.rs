@@ -12,6 +12,7 @@ use super::memory::{Access, granules};
 use super::mmu::{PAGE_MASK, Want};
 use super::op::{Detail, Op};
 use super::ram::read_host;
+use super::returns::Returns;
 use super::state::{Cpu, Mode};
 use super::{sse, system};
 
@@ -61,6 +62,14 @@ fn op_of(i: &Instruction, offset: u64) -> Op {
     }
 }
 
+/// Whether an instruction that is not valid has more than 15 bytes: that is not #UD but #GP(0), which `step` raises.
+fn is_too_long(bits: u32, code: &[u8]) -> bool {
+    let Some(code) = code.get(..LONGEST_INSTRUCTION) else { return false };
+    let mut decoder = Decoder::new(bits, code, OPTIONS);
+    let _ = decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
+}
+
 impl Cpu {
     /// The first operation of the block at `self.rip`, decoded if need be; `None` if the instruction
     /// has to be executed by `step`.
@@ -68,7 +77,7 @@ impl Cpu {
         let rip = self.rip;
         self.check_target(rip)?;
         let la = self.code_address(rip);
-        let entry = self.tlb.get(self.tlb_set, Want::Execute, la);
+        let entry = self.tlb_entry(Want::Execute, la);
         let gpa = if entry.tag == la & PAGE_MASK {
             entry.addend | la & 0xfff
         } else {
@@ -87,7 +96,7 @@ impl Cpu {
     }
 
     fn decode_block(&mut self, gpa: u64, key: u64, page: usize) -> Option<u32> {
-        if !self.cache.has_room(LONGEST + 2) || self.cache.ops.is_empty() {
+        if !self.cache.has_room(LONGEST + 3) || self.cache.ops.is_empty() {
             self.clear_cache();
         }
         let start = gpa & 0xfff;
@@ -106,6 +115,10 @@ impl Cpu {
         let bits = self.code_bits();
         let mut decoder = Decoder::with_ip(bits, code, start, OPTIONS);
         let mut instruction = Instruction::default();
+        let mut head = op_of(&Instruction::default(), start);
+        head.handler = Cell::new(fast::leave_block);
+        head.imm = key;
+        self.cache.ops.push(head);
         let first = self.cache.ops.len();
         let mut offset = start;
         let mut before = Instruction::default();
@@ -120,6 +133,9 @@ impl Cpu {
             self.drop_segment_prefix(&mut instruction);
             let len = instruction.len() as u64;
             let at = (offset - start) as usize;
+            if instruction.is_invalid() && is_too_long(bits, code.get(at..).unwrap_or_default()) {
+                break;
+            }
             if !(self.cache.ops.len() > first && self.fuse(&before, &instruction)) {
                 self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
             }
@@ -159,12 +175,12 @@ impl Cpu {
 
     /// Appends the operation of an instruction at `offset` of its page.
     fn emit(&mut self, i: &Instruction, offset: u64, bytes: &[u8]) {
+        if execute::is_nop(i) {
+            return;
+        }
         let mut op = op_of(i, offset);
         if let Some(handler) = execute::select(self, i, &mut op) {
             op.handler = Cell::new(handler);
-            if matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Endbr64) {
-                return;
-            }
         } else {
             let (run, is_system) = general(i);
             op.handler = Cell::new(if is_system || ends_block(i) {
@@ -329,7 +345,10 @@ impl Cpu {
 
     /// Drops this vCPU's blocks; gives the granules of those of the page that are left.
     pub(super) fn drop_blocks(&mut self, page: usize, granules: u64) -> u64 {
-        self.cache.invalidate(page, granules, |op| op.handler.set(fast::leave_block))
+        self.cache.invalidate(page, granules, |op| {
+            op.handler.set(fast::leave_block);
+            op.link.set(0);
+        })
     }
 
     /// Forgets all blocks. None may be executing.
@@ -338,6 +357,7 @@ impl Cpu {
         none.handler = Cell::new(fast::leave_block);
         self.cache.clear(none);
         self.link_from = std::ptr::null();
+        self.returns = Returns::new();
     }
 }
 

@@ -53,6 +53,8 @@ pub mod kind {
     pub const DEC: u32 = 7;
     /// A shift or product: `src` holds CF and OF at their places; AF is clear.
     pub const SHIFT: u32 = 8;
+    /// As `SHIFT`, and `src` holds AF as well: a rotate or bit test, which keep what `result` tells.
+    pub const KEPT: u32 = 9;
 }
 
 /// The last flag-setting operation. Values are zero-extended from the operand size.
@@ -91,7 +93,7 @@ impl Lazy {
     #[must_use]
     pub fn carry(self) -> bool {
         match self.kind >> 2 {
-            kind::EAGER | kind::INC | kind::DEC | kind::SHIFT => self.src & CF != 0,
+            kind::EAGER | kind::INC | kind::DEC | kind::SHIFT | kind::KEPT => self.src & CF != 0,
             kind::ADD => self.result < self.src,
             kind::ADC => self.result <= self.src,
             kind::SUB => self.first() < self.src,
@@ -135,7 +137,7 @@ impl Lazy {
     pub fn overflow(self) -> bool {
         let top = self.bits() - 1;
         match self.kind >> 2 {
-            kind::EAGER | kind::SHIFT => self.src & OF != 0,
+            kind::EAGER | kind::SHIFT | kind::KEPT => self.src & OF != 0,
             kind::ADD | kind::ADC => (self.first() ^ self.result) & (self.src ^ self.result) & 1 << top != 0,
             kind::SUB | kind::SBB => {
                 let a = self.first();
@@ -152,7 +154,7 @@ impl Lazy {
     #[must_use]
     pub fn adjust(self) -> bool {
         match self.kind >> 2 {
-            kind::EAGER => self.src & AF != 0,
+            kind::EAGER | kind::KEPT => self.src & AF != 0,
             kind::LOGIC | kind::SHIFT => false,
             kind::INC => self.result & 15 == 0,
             kind::DEC => self.result & 15 == 15,
@@ -244,6 +246,25 @@ impl Cpu {
         self.lazy.result = result.to_u64();
         self.lazy.src = u64::from(carry) | u64::from(overflow) << 11;
         self.lazy.kind = kind::SHIFT << 2 | T::LOG2;
+    }
+
+    /// Sets CF and OF (at their places in `flags`) and keeps the others.
+    #[inline(always)]
+    pub(crate) fn set_carry_and_overflow(&mut self, flags: u64) {
+        if self.lazy.kind >> 2 == kind::EAGER {
+            self.lazy.src = self.lazy.src & !(CF | OF) | flags;
+        } else {
+            let adjust = if self.lazy.adjust() { AF } else { 0 };
+            self.lazy.src = flags | adjust;
+            self.lazy.kind = kind::KEPT << 2 | self.lazy.kind & 3;
+        }
+    }
+
+    /// Sets CF and keeps the others.
+    #[inline(always)]
+    pub(crate) fn set_carry(&mut self, carry: bool) {
+        let overflow = if self.lazy.overflow() { OF } else { 0 };
+        self.set_carry_and_overflow(u64::from(carry) | overflow);
     }
 
     /// Notes what the arithmetic flags are to be computed from.

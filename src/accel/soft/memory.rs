@@ -62,7 +62,7 @@ impl Cpu {
     /// A fault or an MMIO access.
     #[inline(always)]
     pub fn load<T: Int>(&mut self, la: u64) -> Exec<T> {
-        let entry = self.tlb.get(self.tlb_set, Want::Read, la);
+        let entry = self.tlb_entry(Want::Read, la);
         // The last byte's page: an access across pages never hits.
         if entry.tag == la.wrapping_add(T::BYTES - 1) & PAGE_MASK {
             // SAFETY: an entry's addend leads to its whole page of mapped RAM, and the access is
@@ -78,13 +78,95 @@ impl Cpu {
     /// A fault or an MMIO access.
     #[inline(always)]
     pub fn store<T: Int>(&mut self, la: u64, value: T) -> Exec {
-        let entry = self.tlb.get(self.tlb_set, Want::Write, la);
+        let entry = self.tlb_entry(Want::Write, la);
         if entry.tag == la.wrapping_add(T::BYTES - 1) & PAGE_MASK {
             // SAFETY: as in `load`; a store translation exists only for a writable page without code.
             unsafe { write_host(la.wrapping_add(entry.addend) as usize, value) };
             return Ok(());
         }
         self.store_slow(la, value, Access::Current)
+    }
+
+    /// As `load`; with `FAST` only by a translation that is at hand: the error is then no abort.
+    #[inline(always)]
+    pub(super) fn load_by<T: Int, const FAST: bool>(&mut self, la: u64) -> Exec<T> {
+        if !FAST {
+            return self.load(la);
+        }
+        let entry = self.tlb_entry(Want::Read, la);
+        if entry.tag == la.wrapping_add(T::BYTES - 1) & PAGE_MASK {
+            // SAFETY: as in `load`.
+            return Ok(unsafe { read_host(la.wrapping_add(entry.addend) as usize) });
+        }
+        Err(super::abort::Abort)
+    }
+
+    /// As `store`; with `FAST` only by a translation that is at hand: the error is then no abort.
+    #[inline(always)]
+    pub(super) fn store_by<T: Int, const FAST: bool>(&mut self, la: u64, value: T) -> Exec {
+        if !FAST {
+            return self.store(la, value);
+        }
+        let entry = self.tlb_entry(Want::Write, la);
+        if entry.tag == la.wrapping_add(T::BYTES - 1) & PAGE_MASK {
+            // SAFETY: as in `store`.
+            unsafe { write_host(la.wrapping_add(entry.addend) as usize, value) };
+            return Ok(());
+        }
+        Err(super::abort::Abort)
+    }
+
+    /// 16 bytes by a translation that is at hand: the error is no abort.
+    #[inline(always)]
+    pub(super) fn load_pair(&mut self, la: u64) -> Exec<u128> {
+        let entry = self.tlb_entry(Want::Read, la);
+        if entry.tag != la.wrapping_add(15) & PAGE_MASK {
+            return Err(super::abort::Abort);
+        }
+        let host = la.wrapping_add(entry.addend) as usize;
+        // SAFETY: as in `load`.
+        let (low, high): (u64, u64) = unsafe { (read_host(host), read_host(host + 8)) };
+        Ok(u128::from(high) << 64 | u128::from(low))
+    }
+
+    /// 16 bytes by a translation that is at hand: the error is no abort.
+    #[inline(always)]
+    pub(super) fn store_pair(&mut self, la: u64, value: u128) -> Exec {
+        let entry = self.tlb_entry(Want::Write, la);
+        if entry.tag != la.wrapping_add(15) & PAGE_MASK {
+            return Err(super::abort::Abort);
+        }
+        let host = la.wrapping_add(entry.addend) as usize;
+        // SAFETY: as in `store`.
+        unsafe {
+            write_host(host, value as u64);
+            write_host(host + 8, (value >> 64) as u64);
+        }
+        Ok(())
+    }
+
+    /// Reads, changes and writes memory; gives the old and the new value. With `FAST` only by a translation
+    /// that is at hand: the error is then no abort.
+    #[inline(always)]
+    pub(super) fn modify_by<T: Int, const FAST: bool>(
+        &mut self,
+        la: u64,
+        change: impl Fn(T) -> T,
+    ) -> Exec<(T, T)> {
+        if !FAST {
+            return self.modify(la, false, change);
+        }
+        let entry = self.tlb_entry(Want::Write, la);
+        if entry.tag == la.wrapping_add(T::BYTES - 1) & PAGE_MASK {
+            let host = la.wrapping_add(entry.addend) as usize;
+            // SAFETY: as in `load` and `store`.
+            let old = unsafe { read_host(host) };
+            let new = change(old);
+            // SAFETY: as above.
+            unsafe { write_host(host, new) };
+            return Ok((old, new));
+        }
+        Err(super::abort::Abort)
     }
 
     /// Loads from a linear address.
@@ -466,7 +548,7 @@ impl Cpu {
     /// Loads what is about to be stored to: faults as the store would.
     #[inline(always)]
     pub(super) fn load_for_store<T: Int>(&mut self, la: u64) -> Exec<T> {
-        let entry = self.tlb.get(self.tlb_set, Want::Write, la);
+        let entry = self.tlb_entry(Want::Write, la);
         if entry.tag == la.wrapping_add(T::BYTES - 1) & PAGE_MASK {
             // SAFETY: as in `load`.
             return Ok(unsafe { read_host(la.wrapping_add(entry.addend) as usize) });
@@ -478,7 +560,7 @@ impl Cpu {
     /// The host address of bytes in one page that may be loaded at the current privilege level; `None`
     /// if they are no RAM.
     pub(super) fn host_for_load(&mut self, la: u64) -> Exec<Option<usize>> {
-        let entry = self.tlb.get(self.tlb_set, Want::Read, la);
+        let entry = self.tlb_entry(Want::Read, la);
         if entry.tag == la & PAGE_MASK {
             return Ok(Some(la.wrapping_add(entry.addend) as usize));
         }
@@ -493,7 +575,7 @@ impl Cpu {
     /// level, and their guest-physical address if `code_written` has to be told afterwards; `None` if
     /// they are no RAM.
     pub(super) fn host_for_store(&mut self, la: u64, len: u64) -> Exec<Option<(usize, Option<u64>)>> {
-        let entry = self.tlb.get(self.tlb_set, Want::Write, la);
+        let entry = self.tlb_entry(Want::Write, la);
         if entry.tag == la & PAGE_MASK {
             return Ok(Some((la.wrapping_add(entry.addend) as usize, None)));
         }

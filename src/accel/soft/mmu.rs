@@ -62,7 +62,7 @@ pub(super) struct Entry {
 ///
 /// A flush clears what has been filled since the last one, so its cost is part of the fills'.
 pub(super) struct Tlb {
-    entries: Box<[Entry; 9 * ENTRIES]>,
+    entries: Vec<Entry>,
     /// In which of the logs an entry is: `LOCAL`, `GLOBAL`.
     logged: Box<[u8]>,
     local: Vec<u16>,
@@ -73,18 +73,14 @@ pub(super) struct Tlb {
 
 impl Tlb {
     pub fn new() -> Self {
-        let entries = vec![Entry { tag: INVALID, addend: 0 }; 9 * ENTRIES].into_boxed_slice();
-        let entries = entries.try_into().unwrap_or_else(|_| unreachable!());
+        let entries = vec![Entry { tag: INVALID, addend: 0 }; 9 * ENTRIES];
         let logged = vec![0; 9 * ENTRIES].into_boxed_slice();
         Self { entries, logged, local: Vec::new(), global: Vec::new(), large: [(u64::MAX, 0); 2] }
     }
 
-    #[inline(always)]
-    pub fn get(&self, set: usize, want: Want, la: u64) -> &Entry {
-        let index = set * 3 * ENTRIES + want as usize * ENTRIES + (la >> 12) as usize % ENTRIES;
-        debug_assert!(index < 9 * ENTRIES);
-        // SAFETY: `set` is below 3 everywhere, `want` as well, and the last term is below ENTRIES.
-        unsafe { self.entries.get_unchecked(index) }
+    /// The first entry of a set.
+    fn set(&mut self, set: usize) -> *const Entry {
+        self.entries[set * 3 * ENTRIES..][..3 * ENTRIES].as_ptr()
     }
 
     fn fill(&mut self, set: usize, want: Want, la: u64, addend: u64, global: bool) {
@@ -367,6 +363,16 @@ impl Cpu {
         } else {
             SUPERVISOR
         };
+        self.tlb_current = self.tlb.set(self.tlb_set);
+    }
+
+    /// The entry that the translation of `la` for the current privilege level would be in.
+    #[inline(always)]
+    pub(super) fn tlb_entry(&self, want: Want, la: u64) -> Entry {
+        let index = want as usize * ENTRIES + (la >> 12) as usize % ENTRIES;
+        // SAFETY: `tlb_current` leads to the three buffers of a set, which live as long as the CPU and never
+        // move; `index` is below their entries.
+        unsafe { self.tlb_current.add(index).read() }
     }
 
     /// Whether `la` is canonical, where that matters.

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod mmu;
 pub mod op;
 pub mod ram;
+mod returns;
 pub mod run;
 pub mod sse;
 pub mod state;

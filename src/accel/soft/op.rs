@@ -60,9 +60,20 @@ impl Op {
     /// The operation behind this one.
     #[inline(always)]
     #[must_use]
-    pub fn next(&self) -> Next {
+    pub fn following(&self) -> Next {
         // Every block ends with an operation that does not call this.
         std::ptr::from_ref(self).wrapping_add(1)
+    }
+
+    /// Goes on with the operation behind this one: a sibling call, so that every handler has an indirect
+    /// jump of its own, which the host's processor predicts well. Where the compiler makes a call of it,
+    /// the stack grows for the length of a block and no more, because branches return.
+    #[inline(always)]
+    #[must_use]
+    pub fn next(&self, cpu: &mut Cpu) -> Next {
+        // SAFETY: a block's operations lie side by side, and its last one does not call this.
+        let next = unsafe { &*self.following() };
+        next.handler.get()(cpu, next)
     }
 
     /// Whether the memory operand is in the stack segment: its base is RSP or RBP, and no segment is named.

@@ -1,5 +1,7 @@
 //! Guest RAM as the software CPU sees it: host addresses, and which parts hold decoded code.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::asm;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -52,7 +54,28 @@ pub(super) unsafe fn read_host<T: Copy>(host: usize) -> T {
 /// # Safety
 /// As for `read_host`.
 #[inline(always)]
-pub(super) unsafe fn write_host<T: Copy>(host: usize, value: T) {
+pub(super) unsafe fn write_host<T: Int>(host: usize, value: T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // The compiler makes a detour by the stack of a volatile write without alignment.
+        let value = value.to_u64();
+        // SAFETY: one store to the bytes that the caller vouches for; no Rust reference to guest RAM exists.
+        unsafe {
+            match T::BYTES {
+                1 => {
+                    asm!("mov [{}], {}", in(reg) host, in(reg_byte) value as u8, options(nostack, preserves_flags))
+                }
+                2 => {
+                    asm!("mov [{}], {:x}", in(reg) host, in(reg) value as u16, options(nostack, preserves_flags))
+                }
+                4 => {
+                    asm!("mov [{}], {:e}", in(reg) host, in(reg) value as u32, options(nostack, preserves_flags))
+                }
+                _ => asm!("mov [{}], {}", in(reg) host, in(reg) value, options(nostack, preserves_flags)),
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
     // SAFETY: as for `read_host`; no Rust reference to guest RAM exists.
     unsafe {
         std::ptr::write_volatile(std::ptr::with_exposed_provenance_mut(host), Unaligned(value));

@@ -9,9 +9,10 @@ use super::cache::Cache;
 use super::coherence::Peer;
 use super::flags::{Lazy, rflags};
 use super::memory::Replay;
-use super::mmu::Tlb;
+use super::mmu::{Entry, Tlb};
 use super::op::Op;
 use super::ram::Ram;
+use super::returns::Returns;
 use super::system::System;
 use super::system::cpuid::Topology;
 use super::system::time::Clock;
@@ -60,6 +61,8 @@ pub struct Cpu {
     pub lazy: Lazy,
     /// Translations for the current privilege level; part of `tlb`.
     pub(super) tlb_set: usize,
+    /// The first entry of that set.
+    pub(super) tlb_current: *const Entry,
     /// Events from other threads, see `pending`.
     pub pending: Arc<AtomicU32>,
     /// Instruction pointer, an offset in CS. While an instruction executes it is that instruction's own.
@@ -122,6 +125,8 @@ pub struct Cpu {
     pub(super) code_page: u64,
     /// The branch that has just left its block for one that it could be linked to, or null.
     pub(super) link_from: *const Op,
+    /// Where calls that have not returned yet go on.
+    pub(super) returns: Returns,
     /// Where `link_from` leads: RIP and the guest-physical page.
     pub(super) link_to: (u64, u64),
     /// Escape and ModRM bytes of the x87 instruction under way.
@@ -182,8 +187,8 @@ fn lone_apic(id: u32) -> Arc<Lapic> {
     })
 }
 
-// SAFETY: `link_from` points into `cache`, which moves with the `Cpu` and whose vector does not move;
-// operations are shared with no other thread.
+// SAFETY: `link_from` and `returns` point into `cache`, `tlb_current` into `tlb`, which move with the `Cpu`
+// and whose vectors do not move; they are shared with no other thread.
 unsafe impl Send for Cpu {}
 
 impl Cpu {
@@ -202,6 +207,7 @@ impl Cpu {
             seg: [data, code, data, data, data, data],
             lazy: Lazy::default(),
             tlb_set: 0,
+            tlb_current: std::ptr::null(),
             pending: Arc::new(AtomicU32::new(0)),
             rip: 0xfff0,
             next_rip: 0,
@@ -234,6 +240,7 @@ impl Cpu {
             code_page: 0,
             link_from: std::ptr::null(),
             link_to: (0, 0),
+            returns: Returns::new(),
             escape: (0, 0),
             operand_is_wide: true,
             halted: false,

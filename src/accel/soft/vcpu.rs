@@ -104,7 +104,15 @@ impl VcpuOps for SoftVcpu {
         }
         loop {
             match self.cpu.execute() {
-                Stop::Kicked => return Ok(VcpuExit::Interrupted),
+                Stop::Kicked => {
+                    log::trace!(
+                        "vCPU {} kicked at {:#x}:{:#x}",
+                        self.cpu.id,
+                        self.cpu.seg[seg::CS].selector,
+                        self.cpu.rip
+                    );
+                    return Ok(VcpuExit::Interrupted);
+                }
                 Stop::Halted => {
                     if self.halted_for_ever() && !self.told_halted {
                         self.told_halted = true;

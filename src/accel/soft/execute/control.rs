@@ -6,7 +6,7 @@ use super::operand::{operand_size, register_offset};
 use super::{Flow, condition_code};
 use crate::accel::soft::abort::{Exec, vector};
 use crate::accel::soft::flags::rflags;
-use crate::accel::soft::state::{Cpu, Mode, cr4, seg};
+use crate::accel::soft::state::{Cpu, Mode, seg};
 
 impl Cpu {
     /// Whether control may go to `target` in the current code segment.
@@ -158,9 +158,9 @@ pub fn flag(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     Ok(Flow::Next)
 }
 
-/// CLAC and STAC.
+/// CLAC and STAC: CPUID has SMAP, so they exist whether CR4 turns it on or not.
 pub fn alignment_check(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
-    if cpu.cpl != 0 || cpu.cr4 & cr4::SMAP == 0 {
+    if cpu.cpl != 0 {
         return cpu.undefined();
     }
     if i.mnemonic() == Mnemonic::Clac {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::Flow;
 use crate::accel::soft::abort::{AbortReason, Exception, vector};
-use crate::accel::soft::cache::key;
+use crate::accel::soft::cache::{MODE_LONG, key};
 use crate::accel::soft::mmu::{PAGE_MASK, Want};
 use crate::accel::soft::op::{Next, Op};
 use crate::accel::soft::state::{Cpu, Mode, seg};
@@ -39,29 +39,75 @@ pub(super) fn linked(cpu: &Cpu, link: u32) -> Next {
     cpu.cache.ops.as_ptr().wrapping_add(link as usize)
 }
 
+/// The block at `rip`, in any page, if it is at hand; sets `cpu.rip` and the page that is executed.
+fn find(cpu: &mut Cpu, rip: u64) -> Option<u32> {
+    cpu.rip = rip;
+    if cpu.pending.load(Ordering::Relaxed) != 0 {
+        return None;
+    }
+    if cpu.mode != Mode::Long && rip > u64::from(cpu.seg[seg::CS].limit) {
+        return None;
+    }
+    let la = cpu.code_address(rip);
+    let entry = cpu.tlb_entry(Want::Execute, la);
+    if entry.tag != la & PAGE_MASK {
+        return None;
+    }
+    let gpa = entry.addend | la & 0xfff;
+    let op = cpu.cache.find(key(gpa, cpu.mode_key()))?;
+    cpu.set_code_page(gpa, rip);
+    Some(op)
+}
+
 /// Goes on at `rip`, in any page, if its block is at hand.
 #[inline(never)]
 pub(super) fn go(cpu: &mut Cpu, rip: u64) -> Next {
-    cpu.rip = rip;
-    if cpu.pending.load(Ordering::Relaxed) != 0 {
-        return LEAVE;
+    match find(cpu, rip) {
+        Some(link) => linked(cpu, link),
+        None => LEAVE,
     }
-    if cpu.mode != Mode::Long && rip > u64::from(cpu.seg[seg::CS].limit) {
-        return LEAVE;
-    }
-    let la = cpu.code_address(rip);
-    let entry = cpu.tlb.get(cpu.tlb_set, Want::Execute, la);
-    if entry.tag != la & PAGE_MASK {
-        return LEAVE;
-    }
-    let gpa = entry.addend | la & 0xfff;
-    match cpu.cache.find(key(gpa, cpu.mode_key())) {
-        Some(op) => {
-            cpu.set_code_page(gpa, rip);
-            linked(cpu, op)
+}
+
+#[inline(never)]
+fn go_and_remember(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
+    match find(cpu, rip) {
+        Some(link) => {
+            op.link.set(link);
+            linked(cpu, link)
         }
         None => LEAVE,
     }
+}
+
+/// As `go`, in 64-bit mode: tries first the block that `op` went to the last time.
+#[inline(always)]
+pub(super) fn go_again(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
+    let entry = cpu.tlb_entry(Want::Execute, rip);
+    let gpa = entry.addend | rip & 0xfff;
+    let link = op.link.get();
+    if entry.tag == rip & PAGE_MASK
+        && cpu.cache.is_block(link, key(gpa, MODE_LONG))
+        && cpu.pending.load(Ordering::Relaxed) == 0
+    {
+        cpu.code_page = entry.addend;
+        cpu.page_base = rip & PAGE_MASK;
+        return linked(cpu, link);
+    }
+    go_and_remember(cpu, op, rip)
+}
+
+/// Returns to `rip` in 64-bit mode: to the operation behind the last call, if that is where it is.
+#[inline(always)]
+pub(super) fn go_back(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
+    if let Some((page, back)) = cpu.returns.pop(rip) {
+        let entry = cpu.tlb_entry(Want::Execute, rip);
+        if entry.tag == rip & PAGE_MASK && entry.addend == page && cpu.pending.load(Ordering::Relaxed) == 0 {
+            cpu.code_page = page;
+            cpu.page_base = rip & PAGE_MASK;
+            return back;
+        }
+    }
+    go_again(cpu, op, rip)
 }
 
 /// Goes on at a target in `op.imm` that has no link yet.
@@ -70,18 +116,33 @@ pub(super) fn go(cpu: &mut Cpu, rip: u64) -> Next {
 pub(super) fn unlinked(cpu: &mut Cpu, op: &Op, target: u64) -> Next {
     let rip = cpu.wrap_rip(cpu.page_base.wrapping_add(target));
     if target >= 4096 {
-        return go(cpu, rip);
+        return if cpu.mode == Mode::Long { go_and_remember(cpu, op, rip) } else { go(cpu, rip) };
     }
     cpu.rip = rip;
+    link_later(cpu, op)
+}
+
+/// Leaves the block; `op` is linked to the block at `cpu.rip` once that has been found.
+fn link_later(cpu: &mut Cpu, op: &Op) -> Next {
     cpu.link_from = std::ptr::from_ref(op);
-    cpu.link_to = (rip, cpu.code_page);
+    cpu.link_to = (cpu.rip, cpu.code_page);
     LEAVE
+}
+
+/// Takes a linked branch to another page, in 64-bit mode.
+#[inline(never)]
+fn leave_page(cpu: &mut Cpu, op: &Op) -> Next {
+    let rip = cpu.page_base.wrapping_add(op.imm);
+    go_again(cpu, op, rip)
 }
 
 /// Takes the branch of `op`, whose target is `op.imm`.
 #[inline(always)]
 pub(super) fn branch(cpu: &mut Cpu, op: &Op) -> Next {
     let link = op.link.get();
+    if link != 0 && op.imm >= 4096 {
+        return leave_page(cpu, op);
+    }
     if link != 0 && cpu.pending.load(Ordering::Relaxed) == 0 {
         return linked(cpu, link);
     }
@@ -92,13 +153,20 @@ pub(super) fn branch(cpu: &mut Cpu, op: &Op) -> Next {
 pub fn end_block(cpu: &mut Cpu, op: &Op) -> Next {
     match op.link.get() {
         0 => unlinked(cpu, op, op.imm),
+        _ if op.imm >= 4096 => leave_page(cpu, op),
         link => linked(cpu, link),
     }
 }
 
-/// Leaves a block that is no longer valid.
+/// Leaves a block that is no longer valid, for the one that has taken its place.
 pub fn leave_block(cpu: &mut Cpu, op: &Op) -> Next {
-    stopped(cpu, op)
+    match op.link.get() {
+        0 => {
+            stopped(cpu, op);
+            link_later(cpu, op)
+        }
+        link => linked(cpu, link),
+    }
 }
 
 /// An instruction in its general form.
@@ -108,7 +176,7 @@ pub fn general(cpu: &mut Cpu, op: &Op) -> Next {
     cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.offset.into()));
     cpu.next_rip = cpu.wrap_rip(cpu.rip.wrapping_add(op.len.into()));
     match run(cpu, &instruction) {
-        Ok(Flow::Next) => op.next(),
+        Ok(Flow::Next) => op.following(),
         Ok(Flow::Jump) => go(cpu, cpu.rip),
         Ok(Flow::Halt) => {
             cpu.rip = cpu.next_rip;

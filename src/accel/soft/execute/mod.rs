@@ -14,6 +14,7 @@ mod io;
 mod moves;
 mod muldiv;
 mod operand;
+mod packed;
 mod select;
 mod shift;
 mod special;
@@ -26,7 +27,7 @@ use iced_x86::{Code, Instruction, Mnemonic};
 use super::abort::Exec;
 use super::state::{Cpu, Mode};
 pub(super) use alu::{Adc, Add, Alu, And, Cmp, Or, Sbb, Sub, Test, Xor};
-pub(super) use select::{fuse, select};
+pub(super) use select::{fuse, is_nop, select};
 pub(super) use shift::ShiftKind;
 pub(super) use vector::{
     escape_bytes, has_memory, has_operand_size_prefix, is_x87, sse_instruction, x87_instruction,
@@ -138,7 +139,7 @@ pub fn general(i: &Instruction) -> Option<General> {
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchw
         | Mnemonic::Prefetchwt1 => |_, _| Ok(Flow::Next),
-        Mnemonic::Clflush => moves::flush_line,
+        Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => moves::flush_line,
         Mnemonic::Lfence | Mnemonic::Mfence | Mnemonic::Sfence => |_, _| {
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             Ok(Flow::Next)

@@ -142,7 +142,7 @@ pub fn cmov(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     }
 }
 
-/// CLFLUSH: nothing to flush, but its operand is translated as a load's.
+/// CLFLUSH, CLFLUSHOPT, CLWB: nothing to flush, but its operand is translated as a load's.
 pub fn flush_line(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     let la = cpu.memory_operand(i, 1, false)?;
     cpu.probe_read(la, 1, Access::Current)?;

@@ -2,7 +2,8 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
-use super::operand::register_offset;
+use super::operand::{operand_size, register_offset};
+use super::packed;
 use super::special as s;
 use super::{Adc, Add, And, Cmp, Conditional, Or, Sbb, ShiftKind, Sub, Test, Xor, condition};
 use crate::accel::soft::op::{Handler, Op};
@@ -10,7 +11,7 @@ use crate::accel::soft::state::{Cpu, PAGE_BASE_SLOT, ZERO_SLOT, seg, segment_slo
 
 /// Picks the instance of a handler by operand size.
 macro_rules! sized {
-    ($size:expr, $f:ident $(, $g:ty)*) => {
+    ($size:expr, $f:ident $(, $g:tt)*) => {
         match $size {
             1 => s::$f::<$($g,)* u8>,
             2 => s::$f::<$($g,)* u16>,
@@ -24,14 +25,14 @@ macro_rules! sized {
 macro_rules! sized_memory {
     ($size:expr, $full:expr, $f:ident $(, $g:ty)*) => {
         match ($size, $full) {
-            (1, false) => s::$f::<$($g,)* u8, false>,
-            (2, false) => s::$f::<$($g,)* u16, false>,
-            (4, false) => s::$f::<$($g,)* u32, false>,
-            (_, false) => s::$f::<$($g,)* u64, false>,
-            (1, true) => s::$f::<$($g,)* u8, true>,
-            (2, true) => s::$f::<$($g,)* u16, true>,
-            (4, true) => s::$f::<$($g,)* u32, true>,
-            (_, true) => s::$f::<$($g,)* u64, true>,
+            (1, false) => s::$f::<$($g,)* u8, false, true>,
+            (2, false) => s::$f::<$($g,)* u16, false, true>,
+            (4, false) => s::$f::<$($g,)* u32, false, true>,
+            (_, false) => s::$f::<$($g,)* u64, false, true>,
+            (1, true) => s::$f::<$($g,)* u8, true, true>,
+            (2, true) => s::$f::<$($g,)* u16, true, true>,
+            (4, true) => s::$f::<$($g,)* u32, true, true>,
+            (_, true) => s::$f::<$($g,)* u64, true, true>,
         }
     };
 }
@@ -111,7 +112,7 @@ fn register(i: &Instruction, n: u32) -> Option<Register> {
 
 /// Fills in the address of the memory operand; whether it takes index or segment. `None` if only the
 /// general form can compute it.
-fn memory(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<bool> {
+pub fn memory(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<bool> {
     if !cpu.is_long() {
         return None;
     }
@@ -152,6 +153,23 @@ fn is_immediate(i: &Instruction, n: u32) -> bool {
             | OpKind::Immediate8to64
             | OpKind::Immediate32to64
     )
+}
+
+/// Whether an instruction does nothing at all, so that no operation need stand for it.
+pub fn is_nop(i: &Instruction) -> bool {
+    !i.has_lock_prefix()
+        && matches!(
+            i.mnemonic(),
+            Mnemonic::Nop
+                | Mnemonic::Reservednop
+                | Mnemonic::Endbr64
+                | Mnemonic::Endbr32
+                | Mnemonic::Prefetchnta
+                | Mnemonic::Prefetcht0
+                | Mnemonic::Prefetcht1
+                | Mnemonic::Prefetcht2
+                | Mnemonic::Prefetchw
+        )
 }
 
 /// The specialised handler of an instruction, with its operation's fields filled in; `None` if it has
@@ -199,15 +217,15 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
             let r = register(i, 0)?;
             op.a = register_offset(r);
             Some(match i.mnemonic() {
-                Mnemonic::Inc => sized_memory!(r.size(), true, increment_r),
-                Mnemonic::Dec => sized_memory!(r.size(), false, increment_r),
+                Mnemonic::Inc => sized!(r.size(), increment_r, true),
+                Mnemonic::Dec => sized!(r.size(), increment_r, false),
                 Mnemonic::Neg => sized!(r.size(), neg_r),
                 _ => sized!(r.size(), not_r),
             })
         }
-        Mnemonic::Shl | Mnemonic::Sal => shift::<{ ShiftKind::Shl as u8 }>(i, op),
-        Mnemonic::Shr => shift::<{ ShiftKind::Shr as u8 }>(i, op),
-        Mnemonic::Sar => shift::<{ ShiftKind::Sar as u8 }>(i, op),
+        Mnemonic::Shl | Mnemonic::Sal => shift::<{ ShiftKind::Shl as u8 }>(cpu, i, op),
+        Mnemonic::Shr => shift::<{ ShiftKind::Shr as u8 }>(cpu, i, op),
+        Mnemonic::Sar => shift::<{ ShiftKind::Sar as u8 }>(cpu, i, op),
         Mnemonic::Imul => imul(i, op),
         Mnemonic::Mul => {
             let size = if is_memory(i, 0) { i.memory_size().size() } else { i.op0_register().size() };
@@ -216,7 +234,7 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
             }
             if is_memory(i, 0) {
                 memory(cpu, i, op)?;
-                return Some(if size == 4 { s::mul_m::<u32> } else { s::mul_m::<u64> });
+                return Some(if size == 4 { s::mul_m::<u32, true> } else { s::mul_m::<u64, true> });
             }
             op.a = register_offset(i.op0_register());
             Some(if size == 4 { s::mul_r::<u32> } else { s::mul_r::<u64> })
@@ -235,27 +253,17 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
             (op.a, op.b) = (register_offset(a), register_offset(b));
             Some(sized!(a.size(), xchg_rr))
         }
-        Mnemonic::Bt => {
-            let a = register(i, 0)?;
-            if !is_immediate(i, 1) {
-                return None;
-            }
-            op.a = register_offset(a);
-            op.imm = i.immediate(1) % (a.size() as u64 * 8);
-            Some(sized!(a.size(), bt_ri))
-        }
-        Mnemonic::Nop
-        | Mnemonic::Reservednop
-        | Mnemonic::Endbr64
-        | Mnemonic::Endbr32
-        | Mnemonic::Prefetchnta
-        | Mnemonic::Prefetcht0
-        | Mnemonic::Prefetcht1
-        | Mnemonic::Prefetcht2
-        | Mnemonic::Prefetchw => Some(s::nop),
-        _ if cpu.is_long() => long_mode(cpu, i, op),
+        Mnemonic::Bt => bit::<0>(cpu, i, op),
+        Mnemonic::Bts => bit::<1>(cpu, i, op),
+        Mnemonic::Btr => bit::<2>(cpu, i, op),
+        Mnemonic::Btc => bit::<3>(cpu, i, op),
+        Mnemonic::Cdq => Some(s::sign_to_rdx::<u32>),
+        Mnemonic::Cqo => Some(s::sign_to_rdx::<u64>),
+        Mnemonic::Rol => rotate::<true>(i, op),
+        Mnemonic::Ror => rotate::<false>(i, op),
+        _ if cpu.is_long() => long_mode(cpu, i, op).or_else(|| packed::select(cpu, i, op)),
         _ => match condition(i) {
-            Some(_) => conditional(i, op),
+            Some(_) => conditional(cpu, i, op),
             None => None,
         },
     }
@@ -270,24 +278,24 @@ fn long_mode(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
     match i.code() {
         Code::Push_r64 => {
             op.a = register_offset(i.op0_register());
-            Some(s::push_r)
+            Some(s::push_r::<true>)
         }
         Code::Pushq_imm8 | Code::Pushq_imm32 => {
             op.imm = i.immediate(0);
-            Some(s::push_i)
+            Some(s::push_i::<true>)
         }
-        Code::Push_rm64 if is_memory(i, 0) => memory(cpu, i, op).map(|_| s::push_m as Handler),
+        Code::Push_rm64 if is_memory(i, 0) => memory(cpu, i, op).map(|_| s::push_m::<true> as Handler),
         Code::Pop_r64 => {
             op.a = register_offset(i.op0_register());
-            Some(s::pop_r)
+            Some(s::pop_r::<true>)
         }
         Code::Cli => Some(s::cli),
         Code::Sti => Some(s::sti),
-        Code::Leaveq => Some(s::leave),
-        Code::Retnq => Some(s::ret),
+        Code::Leaveq => Some(s::leave::<true>),
+        Code::Retnq => Some(s::ret::<true>),
         Code::Retnq_imm16 => {
             op.imm = i.immediate16().into();
-            Some(s::ret)
+            Some(s::ret::<true>)
         }
         Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => {
             op.imm = i.near_branch64();
@@ -295,22 +303,22 @@ fn long_mode(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
         }
         Code::Call_rel32_64 => {
             op.imm = i.near_branch64();
-            Some(s::call)
+            Some(s::call::<true>)
         }
         Code::Call_rm64 | Code::Jmp_rm64 => {
             let calls = i.code() == Code::Call_rm64;
             if is_memory(i, 0) {
                 memory(cpu, i, op)?;
-                return Some(if calls { s::call_m } else { s::jmp_m });
+                return Some(if calls { s::call_m::<true> } else { s::jmp_m::<true> });
             }
             op.a = register_offset(i.op0_register());
-            Some(if calls { s::call_r } else { s::jmp_r })
+            Some(if calls { s::call_r::<true> } else { s::jmp_r })
         }
-        _ => conditional(i, op),
+        _ => conditional(cpu, i, op),
     }
 }
 
-fn conditional(i: &Instruction, op: &mut Op) -> Option<Handler> {
+fn conditional(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
     let (what, code) = condition(i)?;
     match what {
         Conditional::Jump => {
@@ -322,13 +330,28 @@ fn conditional(i: &Instruction, op: &mut Op) -> Option<Handler> {
             Some(by_condition!(code, jcc))
         }
         Conditional::Set => {
+            if is_memory(i, 0) {
+                memory(cpu, i, op)?;
+                op.b = code;
+                return Some(s::setcc_m::<true>);
+            }
             op.a = register_offset(register(i, 0)?);
             op.index = code;
             Some(s::setcc_r)
         }
         Conditional::Move => {
-            let (a, b) = (register(i, 0)?, register(i, 1)?);
-            (op.a, op.b) = (register_offset(a), register_offset(b));
+            let a = register(i, 0)?;
+            op.a = register_offset(a);
+            if is_memory(i, 1) {
+                memory(cpu, i, op)?;
+                op.b = code;
+                return match a.size() {
+                    2 => Some(s::cmov_rm::<u16, true>),
+                    4 => Some(s::cmov_rm::<u32, true>),
+                    _ => Some(s::cmov_rm::<u64, true>),
+                };
+            }
+            op.b = register_offset(register(i, 1)?);
             match a.size() {
                 4 => Some(by_condition!(code, cmov_rr, u32)),
                 8 => Some(by_condition!(code, cmov_rr, u64)),
@@ -416,32 +439,96 @@ fn extend(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
     }
     memory(cpu, i, op)?;
     match (i.memory_size().size(), destination.size(), signed) {
-        (1, 4 | 8, false) => Some(s::extend_rm::<u8, u64, false>),
-        (2, 4 | 8, false) => Some(s::extend_rm::<u16, u64, false>),
-        (1, 4, true) => Some(s::extend_rm::<u8, u32, true>),
-        (1, 8, true) => Some(s::extend_rm::<u8, u64, true>),
-        (2, 4, true) => Some(s::extend_rm::<u16, u32, true>),
-        (2, 8, true) => Some(s::extend_rm::<u16, u64, true>),
-        (4, 8, true) => Some(s::extend_rm::<u32, u64, true>),
+        (1, 4 | 8, false) => Some(s::extend_rm::<u8, u64, false, true>),
+        (2, 4 | 8, false) => Some(s::extend_rm::<u16, u64, false, true>),
+        (1, 4, true) => Some(s::extend_rm::<u8, u32, true, true>),
+        (1, 8, true) => Some(s::extend_rm::<u8, u64, true, true>),
+        (2, 4, true) => Some(s::extend_rm::<u16, u32, true, true>),
+        (2, 8, true) => Some(s::extend_rm::<u16, u64, true, true>),
+        (4, 8, true) => Some(s::extend_rm::<u32, u64, true, true>),
         _ => None,
     }
 }
 
-fn shift<const K: u8>(i: &Instruction, op: &mut Op) -> Option<Handler> {
+fn shift<const K: u8>(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    let size = operand_size(i, 0);
+    let bits = size as u64 * 8;
+    let by_cl = i.op_kind(1) == OpKind::Register;
+    if !by_cl {
+        op.imm = i.immediate(1) & if bits == 64 { 63 } else { 31 };
+        if op.imm == 0 || op.imm >= bits {
+            return None;
+        }
+    }
+    if is_memory(i, 0) {
+        if by_cl {
+            return None;
+        }
+        memory(cpu, i, op)?;
+        return Some(match size {
+            1 => s::shift_mi::<K, u8, true>,
+            2 => s::shift_mi::<K, u16, true>,
+            4 => s::shift_mi::<K, u32, true>,
+            _ => s::shift_mi::<K, u64, true>,
+        });
+    }
+    op.a = register_offset(register(i, 0)?);
+    match (size, by_cl) {
+        (4, true) => Some(s::shift_rc::<u32, K>),
+        (8, true) => Some(s::shift_rc::<u64, K>),
+        (_, true) => None,
+        (1, false) => Some(s::shift_ri::<u8, K>),
+        (2, false) => Some(s::shift_ri::<u16, K>),
+        (4, false) => Some(s::shift_ri::<u32, K>),
+        (_, false) => Some(s::shift_ri::<u64, K>),
+    }
+}
+
+fn rotate<const LEFT: bool>(i: &Instruction, op: &mut Op) -> Option<Handler> {
     let a = register(i, 0)?;
     op.a = register_offset(a);
     let bits = a.size() as u64 * 8;
-    if bits < 32 {
+    if i.op_kind(1) == OpKind::Register || bits < 32 {
         return None;
-    }
-    if i.op_kind(1) == OpKind::Register {
-        return Some(if bits == 32 { s::shift_rc::<u32, K> } else { s::shift_rc::<u64, K> });
     }
     op.imm = i.immediate(1) & (bits - 1);
-    if op.imm == 0 {
-        return None;
+    match (op.imm, bits) {
+        (0, _) => None,
+        (_, 32) => Some(s::rotate_ri::<u32, LEFT>),
+        _ => Some(s::rotate_ri::<u64, LEFT>),
     }
-    Some(if bits == 32 { s::shift_ri::<u32, K> } else { s::shift_ri::<u64, K> })
+}
+
+/// BT, BTS, BTR, BTC as `K` from 0 to 3.
+fn bit<const K: u8>(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    let size = operand_size(i, 0);
+    let immediate = is_immediate(i, 1);
+    if immediate {
+        op.imm = i.immediate(1) % (size as u64 * 8);
+    }
+    if is_memory(i, 0) {
+        if K != 0 || !immediate {
+            return None;
+        }
+        memory(cpu, i, op)?;
+        return match size {
+            2 => Some(s::bit_mi::<u16, true>),
+            4 => Some(s::bit_mi::<u32, true>),
+            _ => Some(s::bit_mi::<u64, true>),
+        };
+    }
+    op.a = register_offset(register(i, 0)?);
+    if !immediate {
+        op.b = register_offset(register(i, 1)?);
+    }
+    match (size, immediate) {
+        (2, true) => Some(s::bit_ri::<K, u16>),
+        (4, true) => Some(s::bit_ri::<K, u32>),
+        (_, true) => Some(s::bit_ri::<K, u64>),
+        (2, false) => Some(s::bit_rr::<K, u16>),
+        (4, false) => Some(s::bit_rr::<K, u32>),
+        (_, false) => Some(s::bit_rr::<K, u64>),
+    }
 }
 
 fn imul(i: &Instruction, op: &mut Op) -> Option<Handler> {

@@ -35,7 +35,13 @@ fn source_memory(form: &Form) -> (u8, bool) {
 }
 
 impl Cpu {
-    fn check_sse(&mut self) -> Exec {
+    /// Whether `check_sse` succeeds.
+    #[inline(always)]
+    pub(super) fn allows_sse(&self) -> bool {
+        self.cr0 & (cr0::EM | cr0::TS) == 0 && self.cr4 & cr4::OSFXSR != 0
+    }
+
+    pub(super) fn check_sse(&mut self) -> Exec {
         if self.cr0 & cr0::EM != 0 || self.cr4 & cr4::OSFXSR == 0 {
             return self.undefined();
         }
@@ -53,13 +59,13 @@ impl Cpu {
     }
 
     #[cold]
-    fn simd_exception<T>(&mut self) -> Exec<T> {
+    pub(super) fn simd_exception<T>(&mut self) -> Exec<T> {
         let vector = if self.cr4 & cr4::OSXMMEXCPT != 0 { vector::XM } else { vector::UD };
         self.raise(vector, None)
     }
 
     /// Up to 16 bytes of memory, zero-extended.
-    fn load_vector(&mut self, la: u64, bytes: u8) -> Exec<u128> {
+    pub(super) fn load_vector(&mut self, la: u64, bytes: u8) -> Exec<u128> {
         Ok(match bytes {
             1 => self.load::<u8>(la)?.into(),
             2 => self.load::<u16>(la)?.into(),
@@ -79,7 +85,7 @@ impl Cpu {
     }
 
     /// Stores the low `bytes` bytes.
-    fn store_vector(&mut self, la: u64, bytes: u8, value: u128) -> Exec {
+    pub(super) fn store_vector(&mut self, la: u64, bytes: u8, value: u128) -> Exec {
         match bytes {
             1 => self.store(la, value as u8),
             2 => self.store(la, value as u16),
@@ -129,7 +135,7 @@ impl Cpu {
 }
 
 /// The immediate that is the last operand, else 0.
-fn immediate(i: &Instruction) -> u8 {
+pub fn immediate(i: &Instruction) -> u8 {
     let last = i.op_count().saturating_sub(1);
     match i.op_kind(last) {
         OpKind::Immediate8 | OpKind::Immediate8_2nd => i.immediate(last) as u8,

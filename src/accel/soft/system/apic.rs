@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::super::abort::Exec;
+use super::super::mmu::MAXPHYADDR;
 use super::super::state::Cpu;
 use super::msr::number;
 
@@ -51,6 +52,9 @@ impl Cpu {
     /// # Errors
     /// #GP(0) for one that does not exist, or a value that it does not take.
     pub fn write_apic_msr(&mut self, msr: u32, value: u64) -> Exec {
+        if msr == number::APIC_BASE && value >> MAXPHYADDR != 0 {
+            return self.general_protection();
+        }
         let adjust = self.system.msrs.tsc_adjust;
         let value = if msr == number::TSC_DEADLINE { moved(value, adjust.wrapping_neg()) } else { value };
         match self.lapic.msr_write(msr, value) {

@@ -56,19 +56,42 @@ pub fn rdpid(cpu: &mut Cpu, instruction: &Instruction) {
     operand::set_register(cpu, instruction.op0_register(), aux);
 }
 
-/// VMCALL and VMMCALL: KVM's hypercalls, of which there is one that does nothing (Linux,
-/// Documentation/virt/kvm/x86/hypercalls.rst).
+/// VMCALL and VMMCALL: KVM's hypercalls (Linux, Documentation/virt/kvm/x86/hypercalls.rst). None is offered
+/// in CPUID; those that test kernels call all the same do what they do on KVM.
 pub fn hypercall(cpu: &mut Cpu) {
     const VAPIC_POLL_IRQ: u64 = 1;
+    const SEND_IPI: u64 = 10;
+    const SCHED_YIELD: u64 = 11;
     const EPERM: i64 = 1;
     const KVM_ENOSYS: i64 = 1000;
     let mask = if cpu.code_bits() == 64 { u64::MAX } else { 0xffff_ffff };
     let result = if cpu.cpl != 0 {
         -EPERM
-    } else if cpu.gpr[RAX] & mask == VAPIC_POLL_IRQ {
-        0
     } else {
-        -KVM_ENOSYS
+        match cpu.gpr[RAX] & mask {
+            VAPIC_POLL_IRQ | SCHED_YIELD => 0,
+            SEND_IPI => send_ipis(cpu, mask),
+            _ => -KVM_ENOSYS,
+        }
     };
     cpu.gpr[RAX] = result as u64 & mask;
+}
+
+/// Sends an interrupt to the processors of a bitmap in RBX and RCX, whose first bit is the APIC id in RDX;
+/// RSI has the ICR's low half. Gives the number of processors.
+fn send_ipis(cpu: &Cpu, mask: u64) -> i64 {
+    const EINVAL: i64 = 22;
+    /// Destination mode and shorthand.
+    const DESTINATION: u64 = 1 << 11 | 0b11 << 18;
+    let [low, high, first, icr] = [3, 1, 2, 6].map(|register: usize| cpu.gpr[register] & mask);
+    if icr & DESTINATION != 0 {
+        return -EINVAL;
+    }
+    let width = if mask == u64::MAX { 64 } else { 32 };
+    let bits =
+        (0..width).map(|bit| (bit, low >> bit)).chain((0..width).map(|bit| (width + bit, high >> bit)));
+    let ids = bits
+        .filter(|(_, word)| word & 1 != 0)
+        .filter_map(|(bit, _)| u32::try_from(first.checked_add(bit)?).ok());
+    ids.fold(0, |sent, id| sent + i64::from(cpu.lapic.send_to(id, icr as u32)))
 }

@@ -42,7 +42,7 @@ pub fn mov(cpu: &mut Cpu, instruction: &Instruction) -> Exec {
     };
     cpu.require_cpl0()?;
     if cpu.dr[7] & GD != 0 {
-        cpu.dr[6] |= BD;
+        cpu.note_debug_condition(BD);
         return cpu.raise(vector::DB, None);
     }
     if !writes {
@@ -129,6 +129,11 @@ impl Cpu {
         hit
     }
 
+    /// Notes why #DB is raised: the breakpoints' bits of DR6 tell the latest one, software clears the others.
+    pub(in crate::accel::soft) fn note_debug_condition(&mut self, bits: u64) {
+        self.dr[6] = self.dr[6] & !0xf | bits;
+    }
+
     /// Raises the #DB of a breakpoint at the instruction that is about to be executed.
     pub(in crate::accel::soft) fn raise_instruction_breakpoint(&mut self) -> Exec {
         if self.dr[7] & 0xff == 0 || self.rflags_rest & rflags::RF != 0 || !self.replay.is_empty() {
@@ -139,14 +144,16 @@ impl Cpu {
         if hit == 0 {
             return Ok(());
         }
-        self.dr[6] |= hit;
+        self.note_debug_condition(hit);
         self.raise(vector::DB, None)
     }
 
     /// Before an instruction that may be followed by a trap.
     pub(in crate::accel::soft) fn start_trace(&mut self) -> Trace {
         self.system.untraced = false;
-        self.system.breakpoints = 0;
+        self.system.stack_loaded = false;
+        // Those that the load of SS before it met.
+        self.system.breakpoints = std::mem::take(&mut self.system.held_breakpoints);
         let flags = self.rflags_rest & (rflags::TF | rflags::RF);
         self.rflags_rest &= !rflags::RF;
         Trace { stepping: flags & rflags::TF != 0, resume: flags & rflags::RF }
@@ -159,11 +166,15 @@ impl Cpu {
             return;
         }
         let mut hit = self.system.breakpoints;
+        if self.system.stack_loaded {
+            self.system.held_breakpoints = hit;
+            return;
+        }
         if trace.stepping && !self.system.untraced {
             hit |= BS;
         }
         if hit != 0 {
-            self.dr[6] |= hit;
+            self.note_debug_condition(hit);
             self.abort = AbortReason::Exception(Exception { vector: vector::DB, error_code: None });
         }
     }

@@ -159,6 +159,11 @@ pub fn software_interrupt(cpu: &mut Cpu, vector: u8, origin: Origin) -> Exec {
     attempt(cpu, Event { vector, error_code: None, origin, return_rip })?;
     cpu.system.untraced = true;
     if origin == Origin::Icebp {
+        // One #DB tells both.
+        let hit = std::mem::take(&mut cpu.system.breakpoints);
+        if hit != 0 {
+            cpu.note_debug_condition(hit);
+        }
         debug_registers::on_debug_exception(cpu);
     }
     Ok(())

@@ -30,7 +30,9 @@ pub fn iret(cpu: &mut Cpu, size: u8) -> Exec {
         }
         Mode::Protected | Mode::Long => protected(cpu, size)?,
     }
-    cpu.system.nmi_blocked = false;
+    if std::mem::replace(&mut cpu.system.nmi_blocked, false) {
+        cpu.lapic.merge_nmis();
+    }
     Ok(())
 }
 

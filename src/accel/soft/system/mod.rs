@@ -55,10 +55,14 @@ pub struct System {
     /// An NMI has been delivered and no IRET executed since.
     pub nmi_blocked: bool,
     /// The instruction that has just been executed is followed by no single-step trap: it has cleared
-    /// RFLAGS.TF on its way to a handler, or loaded SS.
+    /// RFLAGS.TF on its way to a handler.
     pub untraced: bool,
     /// Breakpoints that the instruction under way has met, as bits of DR6.
     pub breakpoints: u64,
+    /// The instruction that has just been executed has loaded SS: its traps wait for the next one.
+    pub stack_loaded: bool,
+    /// The breakpoints that it has met.
+    pub held_breakpoints: u64,
     random: Random,
 }
 
@@ -73,6 +77,8 @@ impl System {
             nmi_blocked: false,
             untraced: false,
             breakpoints: 0,
+            stack_loaded: false,
+            held_breakpoints: 0,
             random: Random::default(),
         }
     }
@@ -260,7 +266,7 @@ fn segment_number(register: Register) -> Option<usize> {
 /// What a load of SS by MOV or POP holds off for one instruction: interrupts and traps.
 fn shadow(cpu: &mut Cpu, index: usize) {
     cpu.interrupt_shadow |= index == seg::SS;
-    cpu.system.untraced |= index == seg::SS;
+    cpu.system.stack_loaded |= index == seg::SS;
 }
 
 /// MOV with a segment, control or debug register.

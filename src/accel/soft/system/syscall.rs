@@ -53,18 +53,19 @@ fn enter(cpu: &mut Cpu, code: u16, stack: u16, cpl: u8, long: bool) {
     cpu.update_mode();
 }
 
-/// SYSCALL: in 64-bit mode only, as on Intel's processors.
+/// SYSCALL: in 64-bit mode, and in compatibility mode, where only AMD's processors have it; kernels that
+/// find Intel's do not use it there, and test kernels do.
 ///
 /// # Errors
 /// #UD.
 pub fn syscall(cpu: &mut Cpu) -> Exec {
-    if cpu.mode != Mode::Long || cpu.efer & efer::SCE == 0 {
+    if !cpu.long_mode_active() || cpu.efer & efer::SCE == 0 {
         return cpu.undefined();
     }
     let flags = cpu.rflags();
     cpu.gpr[RCX] = cpu.next_rip;
     cpu.gpr[R11] = flags & !rflags::RF;
-    cpu.rip = cpu.system.msrs.lstar;
+    cpu.rip = if cpu.mode == Mode::Long { cpu.system.msrs.lstar } else { cpu.system.msrs.cstar };
     cpu.set_rflags(flags & !cpu.system.msrs.sfmask & !rflags::RF);
     cpu.system.untraced = cpu.system.msrs.sfmask & rflags::TF != 0;
     let selector = (cpu.system.msrs.star >> 32) as u16;

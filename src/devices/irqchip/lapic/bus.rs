@@ -79,6 +79,12 @@ impl ApicBus {
         lapic
     }
 
+    /// Whether there is an APIC with this id that takes messages.
+    pub(super) fn has(&self, id: u32) -> bool {
+        let lapics = self.lapics.read().unwrap_or_else(PoisonError::into_inner);
+        lapics.iter().filter_map(Weak::upgrade).any(|lapic| lapic.is_present() && lapic.id() == id)
+    }
+
     /// Delivers `message`. The caller holds no APIC's lock.
     pub(super) fn deliver(&self, destination: Destination, message: Message) {
         let lapics = self.lapics.read().unwrap_or_else(PoisonError::into_inner);

@@ -54,6 +54,8 @@ pub const EVENT_INIT: u32 = 1 << 2;
 pub const EVENT_SIPI: u32 = 1 << 3;
 /// An ExtINT message came: the 8259 pair has an interrupt for this processor.
 pub const EVENT_EXTINT: u32 = 1 << 4;
+/// A second NMI came before the first was taken.
+const EVENT_NMI_MORE: u32 = 1 << 5;
 const SIPI_VECTOR_SHIFT: u32 = 24;
 
 /// The vCPU must take a #GP(0).
@@ -143,7 +145,14 @@ impl Lapic {
     /// Takes a pending NMI.
     #[must_use]
     pub fn take_nmi(&self) -> bool {
-        self.take(EVENT_NMI) != 0
+        self.take(EVENT_NMI_MORE) != 0 || self.take(EVENT_NMI) != 0
+    }
+
+    /// Notes that NMIs have been blocked until now: of those that came meanwhile one is left, as a
+    /// processor remembers no more. (Two that come together while none is blocked are both taken: on a
+    /// processor the first one would be under way when the second comes.)
+    pub fn merge_nmis(&self) {
+        self.take(EVENT_NMI_MORE);
     }
 
     /// Takes a pending INIT. The vCPU then calls `init` and waits for a start-up IPI.
@@ -329,7 +338,7 @@ impl Lapic {
     pub fn init(&self) {
         self.with(|registers| {
             *registers = Registers::new(self.id, self.is_bsp, registers.access);
-            self.take(EVENT_NMI | EVENT_EXTINT);
+            self.take(EVENT_NMI | EVENT_NMI_MORE | EVENT_EXTINT);
         });
     }
 
@@ -441,6 +450,26 @@ impl Lapic {
         self.bus.deliver(destination, Message { delivery, vector, level_triggered: false });
     }
 
+    /// Sends the interrupt that the low half of an ICR describes to the processor `id`, as a hypercall
+    /// asks for it. Gives whether there is one.
+    pub fn send_to(&self, id: u32, icr: u32) -> bool {
+        let delivery = Delivery::of(icr);
+        let vector = (icr & 0xFF) as u8;
+        let sendable = match delivery {
+            Delivery::Fixed | Delivery::LowestPriority => vector >= 16,
+            Delivery::Nmi => true,
+            _ => false,
+        };
+        let message = Message { delivery: Delivery::Fixed, vector, level_triggered: false };
+        let message = if delivery == Delivery::Nmi { Message { delivery, ..message } } else { message };
+        self.bus.has(id) && {
+            if sendable {
+                self.bus.deliver(Destination::Physical(id), message);
+            }
+            true
+        }
+    }
+
     /// Takes a message from the bus.
     fn receive(&self, message: Message) {
         let Message { delivery, vector, level_triggered } = message;
@@ -448,7 +477,14 @@ impl Lapic {
             Delivery::Fixed | Delivery::LowestPriority => {
                 self.with(|registers| registers.accept(vector, level_triggered));
             }
-            Delivery::Nmi => self.raise(EVENT_NMI),
+            Delivery::Nmi => {
+                let count = |events: u32| {
+                    Some(events | if events & EVENT_NMI == 0 { EVENT_NMI } else { EVENT_NMI_MORE })
+                };
+                // It never fails.
+                let _ = self.events.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count);
+                (self.wake)();
+            }
             Delivery::ExtInt => self.raise(EVENT_EXTINT),
             Delivery::Init => {
                 // What was sent before the INIT is void.

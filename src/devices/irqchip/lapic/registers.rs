@@ -334,6 +334,10 @@ impl Registers {
     }
 
     fn write_lvt(&mut self, number: usize, value: u32, now: Instant) {
+        if number == LVT_TIMER {
+            // A count that has ended does not go on in another mode.
+            self.expire(now);
+        }
         let (Some(lvt), Some(writable)) = (self.lvt.get_mut(number), LVT_WRITABLE.get(number)) else {
             return;
         };

@@ -317,13 +317,20 @@ fn sysret_to_an_address_that_is_not_canonical_faults_in_the_kernel() {
 }
 
 #[test]
-fn syscall_needs_64_bit_mode_and_sce() {
+fn syscall_needs_long_mode_and_sce() {
     let mut cpu = with_syscall(0);
     cpu.efer &= !efer::SCE;
     assert_eq!(step(&mut cpu, &[0x0f, 0x05]), fault_without_code(vector::UD));
     assert_eq!(step(&mut cpu, &[0x48, 0x0f, 0x07]), fault_without_code(vector::UD));
-    let mut cpu = compatibility(0);
+    let mut cpu = protected(3);
+    cpu.efer |= efer::SCE;
     assert_eq!(step(&mut cpu, &[0x0f, 0x05]), fault_without_code(vector::UD));
+    let mut cpu = compatibility(3);
+    cpu.efer |= efer::SCE;
+    msr::write(&mut cpu, n::CSTAR, HANDLER).unwrap();
+    msr::write(&mut cpu, n::STAR, 8 << 32).unwrap();
+    assert_eq!(step(&mut cpu, &[0x0f, 0x05]), Ok(Flow::Jump));
+    assert_eq!((cpu.rip, cpu.cpl, cpu.mode, cpu.gpr[1]), (HANDLER, 0, Mode::Long, CODE + 2));
 }
 
 #[test]
