@@ -10,6 +10,8 @@ pub mod exec;
 pub mod loader;
 pub mod memory;
 pub mod outcome;
+pub mod report;
+pub mod script;
 pub mod vm;
 
 /// The version of this crate, as `--version` prints it.

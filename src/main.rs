@@ -8,9 +8,11 @@ use vm_accel::accel::{AccelKind, probe};
 use vm_accel::cli::{self, Command, ExecArgs, RunArgs, STATUS_FAILURE};
 use vm_accel::console::say;
 use vm_accel::exec::{self, ExecError};
+use vm_accel::report::{self, Reports};
 use vm_accel::{loader, vm};
 
 fn main() -> ExitCode {
+    report::process_start();
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(status) => return ExitCode::from(status),
@@ -36,9 +38,18 @@ fn main() -> ExitCode {
 
 fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let config = args.config()?;
-    let ended = vm::run(&config)?;
-    let status = ended.outcome.status(config.debug_exit);
+    let reports = Reports::open(&config)?;
+    let end = vm::run(&config);
+    let status = end
+        .as_ref()
+        .map_or(STATUS_FAILURE, |ended| config.reactions.status(&ended.outcome, config.debug_exit));
+    let reported = reports.write(&config, end.as_ref(), status);
+    let ended = end?;
+    if let Some(unfinished) = &ended.unfinished {
+        say(&unfinished.to_string());
+    }
     say(&format!("vm-accel: {} ({}, status {status})\n", ended.outcome, ended.accel));
+    reported?;
     Ok(status)
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::config::DebugExit;
+use crate::script::Verdict;
 
 /// The highest status that a guest can choose by a raw value.
 const HIGHEST_RAW: u8 = 119;
@@ -49,6 +50,8 @@ pub enum Outcome {
     Signalled(i32),
     /// The user left by the terminal's escape key.
     Escaped,
+    /// The script ended the run.
+    Script(Verdict),
 }
 
 impl Outcome {
@@ -60,7 +63,7 @@ impl Outcome {
         match self {
             Self::PoweredOff | Self::Reset => 0,
             Self::DebugExit(value) => match debug_exit {
-                DebugExit::Raw => u8::try_from(*value).unwrap_or(u8::MAX).min(HIGHEST_RAW),
+                DebugExit::Raw | DebugExit::Off => u8::try_from(*value).unwrap_or(u8::MAX).min(HIGHEST_RAW),
                 // What QEMU's exit() leaves of it is its low byte.
                 DebugExit::Qemu => (value << 1 | 1) as u8,
             },
@@ -71,7 +74,24 @@ impl Outcome {
             Self::EmulationFailure { .. } => 126,
             Self::Signalled(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Self::Escaped => 130,
+            Self::Script(Verdict::Passed { .. } | Verdict::Succeeded { .. }) => 0,
+            Self::Script(Verdict::Failed(_)) => 123,
         }
+    }
+}
+
+impl Outcome {
+    /// Whether something went wrong, so that its traces are worth keeping.
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        !matches!(
+            self,
+            Self::PoweredOff
+                | Self::Reset
+                | Self::DebugExit(_)
+                | Self::Escaped
+                | Self::Script(Verdict::Passed { .. } | Verdict::Succeeded { .. })
+        )
     }
 }
 
@@ -107,6 +127,7 @@ impl fmt::Display for Outcome {
             }
             Self::Signalled(signal) => write!(f, "ended by signal {signal}"),
             Self::Escaped => write!(f, "ended by the escape key"),
+            Self::Script(verdict) => verdict.fmt(f),
         }
     }
 }
@@ -114,6 +135,7 @@ impl fmt::Display for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::Failure;
 
     #[test]
     fn statuses_are_those_of_the_table() {
@@ -133,6 +155,10 @@ mod tests {
         assert_eq!(raw(Outcome::Signalled(2)), 130);
         assert_eq!(raw(Outcome::Signalled(15)), 143);
         assert_eq!(raw(Outcome::Escaped), 130);
+        assert_eq!(raw(Outcome::Script(Verdict::Passed { steps: 1 })), 0);
+        assert_eq!(raw(Outcome::Script(Verdict::Succeeded { pattern: "x".into() })), 0);
+        let failure = Failure::FailOn { pattern: "x".into(), text: "x".into() };
+        assert_eq!(raw(Outcome::Script(Verdict::Failed(failure))), 123);
     }
 
     #[test]

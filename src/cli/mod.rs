@@ -7,6 +7,7 @@
 mod exec;
 mod logging;
 mod run;
+mod steps;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -35,8 +36,8 @@ Examples:
   vm-accel inspect vmlinuz                        what kind of kernel a file is
 
 Exit status of `run`: 0 powered off or reset by the guest; 0-119 the guest's own from the debug exit
-port; 120 kernel panic; 121 triple fault; 122 hung; 124 timeout; 125 vm-accel's own failure;
-126 an instruction that the accelerator cannot execute; 128+n ended by signal n; 130 the escape key.
+port; 120 kernel panic; 121 triple fault; 122 hung; 123 the script failed; 124 timeout;
+125 vm-accel's own failure; 126 an instruction that the accelerator cannot execute; 128+n ended by signal n; 130 the escape key.
 
 Guest output goes to stdout, vm-accel's own words to stderr. VM_ACCEL_LOG or RUST_LOG set the log
 level where neither -v nor -q does.";
@@ -48,6 +49,7 @@ Examples:
   vm-accel run --accel soft --flat 0x7c00 boot.bin
   vm-accel run kernel.elf --module 'disk.img,root' --module font.psf
   vm-accel run vm.toml --serial null --serial file:com2.log
+  vm-accel run vmlinuz --initrd i.cpio --expect '# $' --send 'poweroff -f\\n' --fail-on 'Oops|BUG:'
   echo 'poweroff -f' | vm-accel run vmlinuz --initrd initrd.cpio
 
 At a terminal, Ctrl-A x ends the run, Ctrl-A h shows the keys, and Ctrl-A Ctrl-A sends a Ctrl-A.
@@ -61,7 +63,12 @@ A configuration file holds the same settings as the flags, and the flags overrid
   accel = \"auto\"
   serial = [\"stdio\", \"file:com2.log\"]
   timeout = \"30s\"
-  # also: modules, flat, decompress, debug_exit";
+  # also: modules, flat, decompress, debug_exit, on_reset, on_shutdown, on_crash, on_panic, on_hang,
+  # grace, fail_on, succeed_on, report, junit, log, timestamps, and the steps of a script:
+  [[step]]
+  expect = \"login: \"
+  send = 'root\\n'
+  timeout = \"20s\"";
 
 const EXEC_EXAMPLES: &str = "\
 Examples:

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::steps::StepFlags;
 use crate::config::{self, ConfigError, Origin, Settings, ValueError, VmConfig};
+use crate::script::Pattern;
 
 /// The flags of `run`. Values are checked by [`RunArgs::config`], so that a flag and the file's key of
 /// the same name follow the same rules and give the same errors.
@@ -49,9 +51,48 @@ pub struct RunArgs {
     /// Decompress a bzImage on the host, whatever the configuration says
     #[arg(long, overrides_with = "no_decompress", hide = true)]
     pub decompress: bool,
-    /// Status of debug exit value V: V (raw) or 2V+1 (qemu) [default: raw]
+    /// Status of debug exit value V: V (raw), 2V+1 (qemu), or no such port (off) [default: raw]
     #[arg(long, value_name = "MEANING")]
     pub debug_exit: Option<String>,
+    /// When the guest resets: reboot, or exit[:STATUS] [default: exit]
+    #[arg(long, value_name = "reboot|exit[:N]")]
+    pub on_reset: Option<String>,
+    /// When the guest powers off [default: exit]
+    #[arg(long, value_name = "exit[:N]|reboot")]
+    pub on_shutdown: Option<String>,
+    /// At a triple fault [default: exit]
+    #[arg(long, value_name = "exit[:N]|reboot")]
+    pub on_crash: Option<String>,
+    /// When the guest's kernel panics [default: exit]
+    #[arg(long, value_name = "exit[:N]|reboot")]
+    pub on_panic: Option<String>,
+    /// When no vCPU can ever run again [default: exit]
+    #[arg(long, value_name = "exit[:N]|wait")]
+    pub on_hang: Option<String>,
+    /// At the first SIGINT or SIGTERM, press the guest's power button and wait so long
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub grace: Option<String>,
+    /// The steps of a script.
+    #[command(flatten)]
+    pub steps: StepFlags,
+    /// End with status 123 when this comes on COM1; may be repeated
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    pub fail_on: Vec<String>,
+    /// End with status 0 when this comes on COM1; may be repeated
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    pub succeed_on: Vec<String>,
+    /// Write a JSON report of the run; - is stdout
+    #[arg(long, value_name = "FILE|-")]
+    pub report: Option<PathBuf>,
+    /// Write a JUnit report with a test case a step; - is stdout
+    #[arg(long, value_name = "FILE|-")]
+    pub junit: Option<PathBuf>,
+    /// Keep COM1's whole output in a file, too
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Begin each line of --log with the seconds since the start
+    #[arg(long)]
+    pub timestamps: bool,
 }
 
 impl RunArgs {
@@ -95,6 +136,19 @@ impl RunArgs {
             serial: all("--serial", &self.serial, config::parse_serial)?,
             timeout: one("--timeout", self.timeout.as_deref(), config::parse_timeout)?,
             debug_exit: one("--debug-exit", self.debug_exit.as_deref(), config::parse_debug_exit)?,
+            on_reset: one("--on-reset", self.on_reset.as_deref(), config::parse_reaction)?,
+            on_shutdown: one("--on-shutdown", self.on_shutdown.as_deref(), config::parse_reaction)?,
+            on_crash: one("--on-crash", self.on_crash.as_deref(), config::parse_reaction)?,
+            on_panic: one("--on-panic", self.on_panic.as_deref(), config::parse_reaction)?,
+            on_hang: one("--on-hang", self.on_hang.as_deref(), config::parse_on_hang)?,
+            grace: one("--grace", self.grace.as_deref(), config::parse_timeout)?,
+            steps: self.steps.steps()?,
+            fail_on: all("--fail-on", &self.fail_on, Pattern::new)?,
+            succeed_on: all("--succeed-on", &self.succeed_on, Pattern::new)?,
+            report: self.report.clone(),
+            junit: self.junit.clone(),
+            log: self.log.clone(),
+            timestamps: self.timestamps.then_some(true),
         })
     }
 }
@@ -137,6 +191,7 @@ mod tests {
     use super::super::{Cli, Command};
     use super::*;
     use crate::config::{KernelSource, SerialBackend};
+    use crate::script::Step;
     use clap::Parser;
 
     fn run(args: &[&str]) -> Result<VmConfig, String> {
@@ -190,6 +245,43 @@ mod tests {
     }
 
     #[test]
+    fn steps_keep_their_order() {
+        let config = run(&[
+            "--send",
+            "x",
+            "--step-timeout",
+            "5",
+            "--expect",
+            "a",
+            "--send",
+            "-b\\n",
+            "--send",
+            "c",
+            "--step",
+            "last",
+            "--expect",
+            "-d",
+            "--fail-on",
+            "-e",
+        ])
+        .unwrap();
+        let step = |name: Option<&str>, expect: Option<&str>, send: Option<&str>, timeout| Step {
+            name: name.map(str::to_owned),
+            expect: expect.map(|text| Pattern::new(text).unwrap()),
+            send: send.map(|text| text.as_bytes().to_vec()),
+            timeout: (timeout > 0).then(|| std::time::Duration::from_secs(timeout)),
+        };
+        let steps = [
+            step(None, None, Some("x"), 0),
+            step(None, Some("a"), Some("-b\n"), 5),
+            step(None, None, Some("c"), 5),
+            step(Some("last"), Some("-d"), None, 5),
+        ];
+        assert_eq!(config.script.steps, steps);
+        assert_eq!(config.script.fail_on, [Pattern::new("-e").unwrap()]);
+    }
+
+    #[test]
     fn wrong_values_name_flag_value_and_remedy_on_one_line() {
         for (args, words) in [
             (&["-c", "0"][..], "`--cpus 0`: a machine needs a CPU. Write"),
@@ -199,6 +291,16 @@ mod tests {
             (&["-m", "a\nb"], "`--memory a\\nb`"),
             (&["--timeout", "soon"], "`--timeout soon`"),
             (&["--accel", "xen"], "`--accel xen`"),
+            (&["--expect", "("], "`--expect (`: not a regular expression"),
+            (&["--expect", ""], "waits for nothing"),
+            (&["--send", "\\q"], "`--send \\q`: there is no escape"),
+            (&["--expect", "a", "--step", "b"], "`--step b`: a name without a step"),
+            (&["--step-timeout", "-1", "--expect", "a"], "`--step-timeout -1`"),
+            (&["--fail-on", "["], "`--fail-on [`"),
+            (&["--grace", "0"], "`--grace 0`"),
+            (&["--on-hang", "reboot"], "`--on-hang reboot`"),
+            (&["--on-reset", "exit:900"], "`--on-reset exit:900`: not an exit status"),
+            (&["--expect", "a", "--serial", "none"], "leaves COM1 out"),
             (&["k", "--kernel", "l"], "two kernels"),
             (&["nowhere.toml"], "cannot read the configuration nowhere.toml"),
         ] {

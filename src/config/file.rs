@@ -7,10 +7,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin, ValueError};
+use super::reaction::{parse_on_hang, parse_reaction};
 use super::{SerialBackend, Settings, value};
+use crate::script::{Pattern, Step, unescape};
 
 /// The keys of the file, as they are offered when one is unknown.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 25] = [
     "kernel",
     "initrd",
     "cmdline",
@@ -23,7 +25,22 @@ const KEYS: [&str; 12] = [
     "serial",
     "timeout",
     "debug_exit",
+    "on_reset",
+    "on_shutdown",
+    "on_crash",
+    "on_panic",
+    "on_hang",
+    "grace",
+    "fail_on",
+    "succeed_on",
+    "step",
+    "report",
+    "junit",
+    "log",
+    "timestamps",
 ];
+/// The keys of a `[[step]]`.
+const STEP_KEYS: [&str; 4] = ["name", "expect", "send", "timeout"];
 /// The keys of a table in `modules`.
 const MODULE_KEYS: [&str; 2] = ["path", "cmdline"];
 
@@ -58,6 +75,22 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
             }
             "timeout" => settings.timeout = Some(entry.parsed(value::parse_timeout)?),
             "debug_exit" => settings.debug_exit = Some(entry.parsed(value::parse_debug_exit)?),
+            "on_reset" => settings.on_reset = Some(entry.parsed(parse_reaction)?),
+            "on_shutdown" => settings.on_shutdown = Some(entry.parsed(parse_reaction)?),
+            "on_crash" => settings.on_crash = Some(entry.parsed(parse_reaction)?),
+            "on_panic" => settings.on_panic = Some(entry.parsed(parse_reaction)?),
+            "on_hang" => settings.on_hang = Some(entry.parsed(parse_on_hang)?),
+            "grace" => settings.grace = Some(entry.parsed(value::parse_timeout)?),
+            "fail_on" => settings.fail_on = Some(entry.patterns()?),
+            "succeed_on" => settings.succeed_on = Some(entry.patterns()?),
+            "report" => settings.report = Some(entry.path_or_stdout()?),
+            "junit" => settings.junit = Some(entry.path_or_stdout()?),
+            "log" => settings.log = Some(entry.path()?),
+            "timestamps" => settings.timestamps = Some(entry.boolean()?),
+            "step" => {
+                settings.steps =
+                    Some(entry.list().iter().map(Entry::step).collect::<Result<_, ConfigError>>()?);
+            }
             _ => return Err(file.unknown_key(name, key.span(), &KEYS)),
         }
     }
@@ -140,6 +173,11 @@ impl<'a, 'i> Entry<'a, 'i> {
         }
     }
 
+    /// A file's path as [`Self::path`] has it, or `-`.
+    fn path_or_stdout(&self) -> Result<PathBuf, ConfigError> {
+        if self.string()? == "-" { Ok("-".into()) } else { self.path() }
+    }
+
     /// A string or a number, read as the flag of the same name reads it.
     fn parsed<T>(&self, parse: impl Fn(&str) -> Result<T, ValueError>) -> Result<T, ConfigError> {
         let result = match self.value.get_ref() {
@@ -173,6 +211,38 @@ impl<'a, 'i> Entry<'a, 'i> {
         })
     }
 
+    fn pattern(&self) -> Result<Pattern, ConfigError> {
+        Pattern::new(self.string()?).map_err(|problem| self.invalid(problem))
+    }
+
+    fn patterns(&self) -> Result<Vec<Pattern>, ConfigError> {
+        self.list().iter().map(Entry::pattern).collect()
+    }
+
+    /// A step: `{ expect = "…", send = "…" }`, usually written as `[[step]]`.
+    fn step(&self) -> Result<Step, ConfigError> {
+        const REMEDY: &str = "Write `[[step]]` and below it `expect = \"REGEX\"`, `send = \"TEXT\"`, or both";
+        let DeValue::Table(table) = self.value.get_ref() else {
+            return Err(self.invalid(ValueError::new("not a step", REMEDY)));
+        };
+        let mut step = Step::default();
+        for (key, value) in table {
+            let name: &str = key.get_ref();
+            let entry = Entry { file: self.file, key: name, value };
+            match name {
+                "name" => step.name = Some(entry.string()?.to_owned()),
+                "expect" => step.expect = Some(entry.pattern()?),
+                "send" => step.send = Some(entry.parsed(unescape)?),
+                "timeout" => step.timeout = Some(entry.parsed(value::parse_timeout)?),
+                _ => return Err(self.file.unknown_key(name, key.span(), &STEP_KEYS)),
+            }
+        }
+        if step.expect.is_none() && step.send.is_none() {
+            return Err(self.invalid(ValueError::new("a step that neither waits nor types", REMEDY)));
+        }
+        Ok(step)
+    }
+
     /// A module: `"PATH,COMMAND LINE"` or `{ path = "…", cmdline = "…" }`.
     fn module(&self) -> Result<super::Module, ConfigError> {
         let DeValue::Table(table) = self.value.get_ref() else {
@@ -201,7 +271,7 @@ impl<'a, 'i> Entry<'a, 'i> {
 mod tests {
     use super::*;
     use crate::accel::AccelKind;
-    use crate::config::{DebugExit, Flat, FlatMode, Module};
+    use crate::config::{DebugExit, Flat, FlatMode, Module, Reaction};
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -231,6 +301,25 @@ mod tests {
             serial = ["stdio", "file:com2.log", "none", "null"]
             timeout = 1.5
             debug_exit = "qemu"
+            on_reset = "reboot"
+            on_shutdown = "exit:3"
+            on_crash = "exit"
+            on_panic = "exit:0"
+            on_hang = "wait"
+            grace = "10s"
+            fail_on = "Oops"
+            succeed_on = ["yes", "ok"]
+            report = "-"
+            junit = "junit.xml"
+            log = "/log"
+            timestamps = true
+            [[step]]
+            name = "login"
+            expect = "login: "
+            send = "root\\n"
+            timeout = 2
+            [[step]]
+            send = '\x03'
             "#,
         );
         let expected = Settings {
@@ -254,6 +343,27 @@ mod tests {
             ]),
             timeout: Some(Duration::from_millis(1500)),
             debug_exit: Some(DebugExit::Qemu),
+            on_reset: Some(Reaction::Reboot),
+            on_shutdown: Some(Reaction::Exit(Some(3))),
+            on_crash: Some(Reaction::Exit(None)),
+            on_panic: Some(Reaction::Exit(Some(0))),
+            on_hang: Some(Reaction::Wait),
+            grace: Some(Duration::from_secs(10)),
+            fail_on: Some(vec![Pattern::new("Oops").unwrap()]),
+            succeed_on: Some(vec![Pattern::new("yes").unwrap(), Pattern::new("ok").unwrap()]),
+            report: Some("-".into()),
+            junit: Some("/vms/junit.xml".into()),
+            log: Some("/log".into()),
+            timestamps: Some(true),
+            steps: Some(vec![
+                Step {
+                    name: Some("login".into()),
+                    expect: Some(Pattern::new("login: ").unwrap()),
+                    send: Some(b"root\n".to_vec()),
+                    timeout: Some(Duration::from_secs(2)),
+                },
+                Step { send: Some(vec![3]), ..Step::default() },
+            ]),
         };
         assert_eq!(settings, expected);
     }
@@ -288,6 +398,17 @@ mod tests {
             ("modules = [{ cmdline = \"x\" }]", "Add `path"),
             ("timeout = true", "neither a string nor a number"),
             ("memory = \"1\\u0000\"", "not a memory size"),
+            (
+                "cpus = 1\n[[step]]\nexpect = '('",
+                "`expect = '('` in vm.toml line 3: not a regular expression",
+            ),
+            ("[[step]]\nname = 'x'", "neither waits nor types"),
+            ("[[step]]\nsend = 'x'\ntimeout = -1", "`timeout = -1` in vm.toml line 3"),
+            ("[[step]]\nsend = '\\q'", "no escape"),
+            ("[[step]]\nexpct = 'x'", "did you mean `expect`?"),
+            ("step = 'x'", "not a step"),
+            ("fail_on = ['ok', 'x*']", "`fail_on = 'x*'` in vm.toml line 1"),
+            ("on_hang = 'reboot'", "Write `wait`"),
         ] {
             let message = message(text);
             assert!(message.contains(word), "{message}");

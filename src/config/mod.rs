@@ -6,6 +6,7 @@
 
 mod error;
 mod file;
+mod reaction;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ use std::time::Duration;
 
 use crate::accel::AccelKind;
 use crate::memory;
+use crate::script::{Pattern, Script, Step};
 pub use error::{ConfigError, Origin, ValueError};
+pub use reaction::{Reaction, Reactions, parse_on_hang, parse_reaction};
 pub use value::{
     MAX_CPUS, MAX_MEMORY, MAX_TIMEOUT, MIN_MEMORY, parse_accel, parse_cpus, parse_debug_exit, parse_flat,
     parse_memory, parse_module, parse_serial, parse_timeout,
@@ -81,6 +84,8 @@ pub enum DebugExit {
     Raw,
     /// As QEMU's isa-debug-exit has it: the status is twice the value plus one.
     Qemu,
+    /// There is no such port.
+    Off,
 }
 
 /// Everything that a run needs to know.
@@ -110,6 +115,20 @@ pub struct VmConfig {
     pub timeout: Option<Duration>,
     /// What a value on the debug exit port means.
     pub debug_exit: DebugExit,
+    /// What to do when the guest ends.
+    pub reactions: Reactions,
+    /// How long the guest may take to power off after the first signal.
+    pub grace: Option<Duration>,
+    /// What to wait for on COM1, and what to type there.
+    pub script: Script,
+    /// Where the JSON report goes; `-` is stdout.
+    pub report: Option<PathBuf>,
+    /// Where the JUnit report goes; `-` is stdout.
+    pub junit: Option<PathBuf>,
+    /// The file that keeps COM1's output.
+    pub log: Option<PathBuf>,
+    /// Whether the lines of `log` begin with the time.
+    pub timestamps: bool,
 }
 
 impl Default for VmConfig {
@@ -127,6 +146,13 @@ impl Default for VmConfig {
             serial: [Some(SerialBackend::Stdio), None, None, None],
             timeout: None,
             debug_exit: DebugExit::Raw,
+            reactions: Reactions::default(),
+            grace: None,
+            script: Script::default(),
+            report: None,
+            junit: None,
+            log: None,
+            timestamps: false,
         }
     }
 }
@@ -166,6 +192,32 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     /// What a value on the debug exit port means.
     pub debug_exit: Option<DebugExit>,
+    /// What to do when the guest resets the machine.
+    pub on_reset: Option<Reaction>,
+    /// What to do when the guest powers off.
+    pub on_shutdown: Option<Reaction>,
+    /// What to do at a triple fault.
+    pub on_crash: Option<Reaction>,
+    /// What to do when the guest's kernel panics.
+    pub on_panic: Option<Reaction>,
+    /// What to do when no vCPU can ever run again.
+    pub on_hang: Option<Reaction>,
+    /// How long the guest may take to power off after the first signal.
+    pub grace: Option<Duration>,
+    /// Steps of the script.
+    pub steps: Option<Vec<Step>>,
+    /// Output that is a failure.
+    pub fail_on: Option<Vec<Pattern>>,
+    /// Output that is success.
+    pub succeed_on: Option<Vec<Pattern>>,
+    /// Where the JSON report goes.
+    pub report: Option<PathBuf>,
+    /// Where the JUnit report goes.
+    pub junit: Option<PathBuf>,
+    /// The file that keeps COM1's output.
+    pub log: Option<PathBuf>,
+    /// Whether the lines of `log` begin with the time.
+    pub timestamps: Option<bool>,
 }
 
 impl Settings {
@@ -195,6 +247,19 @@ impl Settings {
             serial: stronger.serial.or(self.serial),
             timeout: stronger.timeout.or(self.timeout),
             debug_exit: stronger.debug_exit.or(self.debug_exit),
+            on_reset: stronger.on_reset.or(self.on_reset),
+            on_shutdown: stronger.on_shutdown.or(self.on_shutdown),
+            on_crash: stronger.on_crash.or(self.on_crash),
+            on_panic: stronger.on_panic.or(self.on_panic),
+            on_hang: stronger.on_hang.or(self.on_hang),
+            grace: stronger.grace.or(self.grace),
+            steps: stronger.steps.or(self.steps),
+            fail_on: stronger.fail_on.or(self.fail_on),
+            succeed_on: stronger.succeed_on.or(self.succeed_on),
+            report: stronger.report.or(self.report),
+            junit: stronger.junit.or(self.junit),
+            log: stronger.log.or(self.log),
+            timestamps: stronger.timestamps.or(self.timestamps),
         }
     }
 
@@ -221,7 +286,28 @@ impl Settings {
             serial,
             timeout: self.timeout,
             debug_exit: self.debug_exit.unwrap_or(defaults.debug_exit),
+            reactions: Reactions {
+                reset: self.on_reset.unwrap_or_default(),
+                shutdown: self.on_shutdown.unwrap_or_default(),
+                crash: self.on_crash.unwrap_or_default(),
+                panic: self.on_panic.unwrap_or_default(),
+                hang: self.on_hang.unwrap_or_default(),
+            },
+            grace: self.grace,
+            script: Script {
+                steps: self.steps.unwrap_or_default(),
+                fail_on: self.fail_on.unwrap_or_default(),
+                succeed_on: self.succeed_on.unwrap_or_default(),
+            },
+            report: self.report,
+            junit: self.junit,
+            log: self.log,
+            timestamps: self.timestamps.unwrap_or_default(),
         };
+        if config.timestamps && config.log.is_none() {
+            return Err(conflict("`timestamps` is given without `log`", "Name a file with `--log FILE`"));
+        }
+        check_script(&config)?;
         check_kernel_options(&config)?;
         Ok(config)
     }
@@ -248,6 +334,17 @@ fn serial_ports(ports: Vec<Option<SerialBackend>>) -> Result<[Option<SerialBacke
         }
     }
     Ok(serial)
+}
+
+/// Checks that the script has a port.
+fn check_script(config: &VmConfig) -> Result<(), ConfigError> {
+    if config.script.is_empty() || config.serial.first().is_some_and(Option::is_some) {
+        return Ok(());
+    }
+    Err(conflict(
+        "the script waits for output on COM1, but `serial` leaves COM1 out",
+        "Connect COM1 to `stdio`, or to `null` if nobody has to see it",
+    ))
 }
 
 /// Checks what depends on the kernel.

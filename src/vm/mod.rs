@@ -1,13 +1,17 @@
 //! The virtual machine: memory, backend, devices, vCPU threads and the run loop.
 
 mod extension;
+mod facts;
+mod host;
 mod machine;
 mod panic_watch;
 mod reset_vector;
 mod run_state;
 mod supervisor;
 mod vcpu_loop;
+mod watcher;
 
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -22,14 +26,17 @@ use crate::accel::{
     VcpuSetup,
     select::{self, Choice},
 };
-use crate::config::{KernelSource, VmConfig};
-use crate::console::{self, Doorbell, GuestOutput, OutputError, RawMode, Signals};
+use crate::config::{KernelSource, Reaction, VmConfig};
+use crate::console::{GuestOutput, OutputError, RawMode, Waker};
 use crate::devices::BusError;
 use crate::devices::acpi::{self, AcpiError, AcpiSpec};
-use crate::loader::{self, KernelImage, LoadError, LoadRequest};
-use crate::memory::{self, MemoryError};
+use crate::loader::{self, BootState, KernelImage, LoadError, LoadRequest};
+use crate::memory::{self, GuestMemory, MemoryError};
 use crate::outcome::Outcome;
+use crate::script::Verdict;
 pub use extension::{Extension, HostOutput, Wiring};
+pub use facts::{ExitCounts, Facts};
+use host::Host;
 use machine::Machine;
 use run_state::{End, RunState};
 use supervisor::Supervisor;
@@ -70,6 +77,14 @@ pub enum VmError {
         /// The host's reason.
         reason: io::Error,
     },
+    /// The log of the serial output.
+    #[error("cannot write the log {path}: {reason}. Name a file that you may write with `--log FILE`", path = .path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// The host's reason.
+        reason: io::Error,
+    },
     /// Guest output was lost.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -88,6 +103,49 @@ pub struct Ended {
     pub outcome: Outcome,
     /// The backend that ran it.
     pub accel: AccelKind,
+    /// What the script still waited for, and the last lines of the guest's output, if the script has
+    /// failed or did not come to its end.
+    pub unfinished: Option<Unfinished>,
+    /// What else there is to tell.
+    pub facts: Facts,
+}
+
+/// A script that did not come to its end.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// The step that was waiting, in words.
+    pub waiting: Option<String>,
+    /// The last lines of the guest's output.
+    pub last_lines: Vec<String>,
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.last_lines.is_empty() {
+            writeln!(f, "vm-accel: the guest wrote nothing")?;
+        } else {
+            writeln!(f, "vm-accel: the last lines of the guest's output:")?;
+        }
+        for line in &self.last_lines {
+            writeln!(f, "  {line}")?;
+        }
+        match &self.waiting {
+            Some(waiting) => writeln!(f, "vm-accel: {waiting}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Lines of output that are shown when a script fails.
+const SHOWN_LINES: usize = 20;
+/// Lines of output that a report has.
+const REPORTED_LINES: usize = 100;
+
+/// A guest in its memory, about to start.
+struct Guest {
+    backend: PlatformBackend,
+    memory: GuestMemory,
+    boot: BootState,
 }
 
 /// Boots the machine that `config` describes and waits for its end. Guest output goes to stdout, and
@@ -107,25 +165,95 @@ pub fn run_with(
     config: &VmConfig,
     mut extension: Option<&mut (dyn Extension + '_)>,
 ) -> Result<Ended, VmError> {
-    let kernel = match &config.kernel {
-        KernelSource::Builtin => KernelImage::builtin(BUILTIN_GUEST),
-        KernelSource::File(path) => KernelImage::open(path)?,
-    };
+    let start = Instant::now();
+    let kernel = open_kernel(config)?;
     let Choice { mut backend, reason } = create_backend(config.accel)?;
     let accel = backend.kind();
     // A whole-machine backend has no place for an addition; it says so when it is asked for a vCPU.
     if extension.is_none()
         && let Some(outcome) = backend.run_machine(config)
     {
-        return Ok(Ended { outcome: outcome?, accel });
+        let facts = Facts { reason, ..Facts::default() };
+        return Ok(Ended { outcome: outcome?, accel, unfinished: None, facts });
     }
+    let mut guest = load(config, kernel, backend, extension.as_deref())?;
+    // Said only now, so that a bad kernel is one line on stderr and not two.
+    if config.accel == AccelKind::Auto {
+        // A command's stderr is its own.
+        let warn = accel == AccelKind::Soft && extension.is_none();
+        log::log!(if warn { Level::Warn } else { Level::Info }, "{reason}");
+    }
+    log::info!("booting {}", guest.boot.protocol);
+    let mut facts = Facts {
+        reason,
+        protocol: guest.boot.protocol.clone(),
+        kernel_version: guest.boot.version.clone(),
+        ..Facts::default()
+    };
+
+    let host = Arc::new(Host::new(config, start)?);
+    let raw_mode = if config.uses_stdio() { RawMode::enter().map_err(VmError::Console)? } else { None };
+    let end = loop {
+        let end = boot(config, guest, &host, &mut facts, extension.as_deref_mut());
+        if let Some(end) = end_of_run(config, &host, end) {
+            break end;
+        }
+        log::info!("the guest boots again");
+        let again = open_kernel(config)
+            .map_err(VmError::from)
+            .and_then(|kernel| load(config, kernel, PlatformBackend::new(accel)?, extension.as_deref()));
+        guest = match again {
+            Ok(guest) => guest,
+            Err(error) => break Err(error),
+        };
+    };
+    host.stop_input();
+    // The terminal is as it was before anything else is said on it.
+    drop(raw_mode);
+    facts.end = Some(Instant::now());
+    (facts.serial_bytes, facts.first_serial_byte) = host.written.get();
+    let outcome = script_judges(&host, end?);
+    host.flush_files(config)?;
+    if let Some(watcher) = &host.watcher {
+        watcher.with_runner(|runner| {
+            facts.steps = runner.records().to_vec();
+            facts.init_seen = runner.init_seen();
+            facts.last_lines = runner.last_lines(REPORTED_LINES);
+        });
+    }
+    let unfinished = host.watcher.as_ref().and_then(|watcher| {
+        watcher.with_runner(|runner| {
+            let failed = matches!(outcome, Outcome::Script(Verdict::Failed(_)));
+            // The failure itself says what it waited for.
+            let waiting = runner.waiting().filter(|_| !failed);
+            (failed || waiting.is_some())
+                .then(|| Unfinished { waiting, last_lines: runner.last_lines(SHOWN_LINES) })
+        })
+    });
+    Ok(Ended { outcome, accel, unfinished, facts })
+}
+
+fn open_kernel(config: &VmConfig) -> Result<KernelImage, LoadError> {
+    match &config.kernel {
+        KernelSource::Builtin => Ok(KernelImage::builtin(BUILTIN_GUEST)),
+        KernelSource::File(path) => KernelImage::open(path),
+    }
+}
+
+/// Fresh memory with the tables and the kernel in it.
+fn load(
+    config: &VmConfig,
+    kernel: KernelImage,
+    mut backend: PlatformBackend,
+    extension: Option<&(dyn Extension + '_)>,
+) -> Result<Guest, VmError> {
     let memory = memory::allocate(config.memory)?;
     reset_vector::write(&memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
     let file = config.initrd.as_deref().map(KernelImage::open).transpose()?;
     let boot = loader::load(&LoadRequest {
         kernel,
-        initrd: extension.as_deref().and_then(|extension| extension.initrd()).or(file.as_ref()),
+        initrd: extension.and_then(|extension| extension.initrd()).or(file.as_ref()),
         cmdline: config.cmdline.as_deref(),
         modules: &config.modules,
         flat: config.flat,
@@ -133,26 +261,48 @@ pub fn run_with(
         memory: &memory,
         rsdp: Some(rsdp),
     })?;
-    // Said only now, so that a bad kernel is one line on stderr and not two.
-    if config.accel == AccelKind::Auto {
-        // A command's stderr is its own.
-        let warn = accel == AccelKind::Soft && extension.is_none();
-        log::log!(if warn { Level::Warn } else { Level::Info }, "{reason}");
-    }
-    log::info!("booting {}", boot.protocol);
-
     backend.map_memory(&memory)?;
-    let bell = Arc::new(Doorbell::new().map_err(VmError::Console)?);
-    let state = Arc::new(RunState::new(config.cpus, Arc::clone(&bell)));
-    let waker: console::Waker = {
-        let state = Arc::clone(&state);
-        Arc::new(move || state.wake_supervisor())
+    Ok(Guest { backend, memory, boot })
+}
+
+/// How the run ends after a boot that ended so; `None` if the guest boots again. A guest that resets for
+/// ever cannot outrun the time limit or a signal.
+fn end_of_run(config: &VmConfig, host: &Host, end: End) -> Option<End> {
+    match end {
+        Ok(outcome) if config.reactions.to(&outcome) == Reaction::Reboot => match host.signals.pending() {
+            // Who asked it to power off wants no other boot.
+            Some(_) if config.grace.is_some() => Some(Ok(outcome)),
+            Some(signal) => Some(Ok(Outcome::Signalled(signal))),
+            None if host.escaped() => Some(Ok(Outcome::Escaped)),
+            None => host
+                .limit
+                .filter(|(deadline, _)| Instant::now() >= *deadline)
+                .map(|(_, limit)| Ok(Outcome::TimedOut { limit })),
+        },
+        end => Some(end),
+    }
+}
+
+/// Runs one guest from its start to its end. All its output is written when this returns.
+fn boot(
+    config: &VmConfig,
+    guest: Guest,
+    host: &Arc<Host>,
+    facts: &mut Facts,
+    extension: Option<&mut (dyn Extension + '_)>,
+) -> Result<Outcome, VmError> {
+    // The memory stays until the vCPUs are gone.
+    let Guest { mut backend, memory: _memory, boot } = guest;
+    let state = Arc::new(RunState::new(config.cpus, Arc::clone(&host.bell)));
+    let waker: Waker = {
+        let bell = Arc::clone(&host.bell);
+        Arc::new(move || bell.ring())
     };
     let output = HostOutput {
         stdout: Arc::new(GuestOutput::stdout(Arc::clone(&waker))),
         stderr: Arc::new(GuestOutput::stderr(waker)),
     };
-    let machine = Machine::new(config, backend.msi_sink(), &state, &output, extension.as_deref_mut())?;
+    let machine = Machine::new(config, backend.msi_sink(), &state, host, &output, extension)?;
     let interrupts = Arc::clone(&machine.irqchip) as Arc<dyn InterruptController>;
     let setup = VcpuSetup { cpus: config.cpus, interrupts };
     let mut vcpus = Vec::new();
@@ -165,30 +315,53 @@ pub fn run_with(
         machine.irqchip.set_boot_kick(boot_vcpu.kicker());
     }
     state.set_kicks(vcpus.iter().map(VcpuOps::kicker).collect());
-
-    let signals = Arc::new(Signals::install(&bell).map_err(VmError::Console)?);
-    let stdin = machine.stdin.clone();
-    let raw_mode = if stdin.is_some() { RawMode::enter().map_err(VmError::Console)? } else { None };
+    if let Some(watcher) = &host.watcher {
+        watcher.set_ending(false);
+    }
+    host.connect_stdin(machine.stdin.clone());
     let supervisor = Supervisor {
         state: Arc::clone(&state),
-        bell,
-        signals: Arc::clone(&signals),
-        stdin,
+        host: Arc::clone(host),
+        has_stdin: machine.stdin.is_some(),
+        com1: machine.com1,
+        button: machine.button,
         timers: machine.timers,
         output: output.clone(),
-        timeout: config.timeout,
+        grace: config.grace,
+        ends_hangs: config.reactions.hang != Reaction::Wait,
     };
-    let end = execute(vcpus, machine.platform, supervisor, &state);
-    let flushed = output.stdout.finish(patience(&signals)).and(output.stderr.finish(patience(&signals)));
-    // The terminal is as it was before anything else is said on it.
-    drop(raw_mode);
+    facts.boots = facts.boots.saturating_add(1);
+    facts.first_instruction.get_or_insert_with(Instant::now);
+    let boots_again = |outcome: &Outcome| config.reactions.to(outcome) == Reaction::Reboot;
+    let (end, registers) =
+        execute(vcpus, machine.platform, supervisor, &state, boots_again, host.watcher.is_some());
+    facts.registers = registers;
+    facts.exits.add(&state.exits());
+    let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
+    let flushed = output
+        .stdout
+        .finish(patience(host, interrupted))
+        .and(output.stderr.finish(patience(host, interrupted)));
     let outcome = end?;
     match flushed {
         // Who ends a run from outside may well have stopped reading, and wants that end as the status.
         Err(error) if matches!(outcome, Outcome::Signalled(_) | Outcome::Escaped) => log::warn!("{error}"),
         flushed => flushed?,
     }
-    Ok(Ended { outcome, accel })
+    Ok(outcome)
+}
+
+/// What the script makes of the guest's end: what the guest wrote counts before how it ended.
+fn script_judges(host: &Host, outcome: Outcome) -> Outcome {
+    let wished = matches!(outcome, Outcome::PoweredOff | Outcome::Reset | Outcome::DebugExit(_));
+    let Some(watcher) = &host.watcher else { return outcome };
+    match outcome {
+        Outcome::Script(_) | Outcome::Signalled(_) | Outcome::Escaped => outcome,
+        outcome => match watcher.judge(&outcome.to_string(), wished) {
+            Some(verdict) => Outcome::Script(verdict),
+            None => outcome,
+        },
+    }
 }
 
 /// The backend that is asked for, and why it is taken.
@@ -205,29 +378,35 @@ fn acpi_spec(config: &VmConfig) -> AcpiSpec {
 }
 
 /// How long a slow reader may hold up the end of the run.
-fn patience(signals: &Signals) -> impl FnMut() -> bool + '_ {
+fn patience(host: &Host, interrupted: bool) -> impl FnMut() -> bool + '_ {
     const PATIENCE: Duration = Duration::from_secs(10);
     let start = Instant::now();
-    let before = signals.pending();
-    move || start.elapsed() > PATIENCE || before.is_some() || signals.pending().is_some()
+    let before = host.signals.count();
+    move || interrupted || start.elapsed() > PATIENCE || host.signals.count() > before
 }
 
-/// Runs all vCPUs to the end of the run: vCPU 0 on this thread, which saves a short run a thread.
+/// Runs all vCPUs to the end of the run: vCPU 0 on this thread, which saves a short run a thread. Tells
+/// the last registers of vCPU 0, too, if somebody wants them.
 fn execute(
     vcpus: Vec<PlatformVcpu>,
     platform: Platform,
     supervisor: Supervisor,
     state: &Arc<RunState>,
-) -> End {
+    boots_again: impl Fn(&Outcome) -> bool,
+    wants_registers: bool,
+) -> (End, Option<Vec<(String, u64)>>) {
     let platform = Arc::new(platform);
-    // It is not joined: it ends by itself when the run does, and a short run need not wait for that.
-    spawn("supervisor", state, move || {
+    let supervisor = spawn("supervisor", state, move || {
         supervisor.watch();
         Ok(())
-    })?;
+    });
+    let supervisor = match supervisor {
+        Ok(thread) => thread,
+        Err(error) => return (Err(error), None),
+    };
     let mut vcpus = vcpus.into_iter();
     let Some(mut boot_vcpu) = vcpus.next() else {
-        return Err(VmError::Panicked("a machine without a vCPU".into()));
+        return (Err(VmError::Panicked("a machine without a vCPU".into())), None);
     };
     let mut threads = Vec::new();
     for mut vcpu in vcpus {
@@ -250,10 +429,16 @@ fn execute(
         let _ = thread.join();
     }
     let end = state.take_end().unwrap_or_else(|| Err(VmError::Panicked("the run loop".into())));
-    end.map(|outcome| match outcome {
+    // At the run's end it is not joined: it ends by itself, and a short run need not wait for that.
+    if end.as_ref().is_ok_and(boots_again) {
+        let _ = supervisor.join();
+    }
+    let registers = wants_registers.then(|| facts::registers(&boot_vcpu)).flatten();
+    let end = end.map(|outcome| match outcome {
         Outcome::Hung { rip: None } => Outcome::Hung { rip: linear_rip(&boot_vcpu) },
         outcome => outcome,
-    })
+    });
+    (end, registers)
 }
 
 /// Does `work`; an error or a panic in it ends the run.

@@ -8,6 +8,7 @@ use crate::console::Doorbell;
 use crate::outcome::Outcome;
 
 use super::VmError;
+use super::facts::ExitCounts;
 
 /// How a run ended: an outcome of the guest's, or a failure of ours.
 pub type End = Result<Outcome, VmError>;
@@ -27,6 +28,8 @@ pub struct RunState {
     /// For each vCPU: whether it shall report its activity, and what it reported.
     asked: Vec<AtomicBool>,
     activity: Vec<AtomicU8>,
+    /// Exits of the vCPUs that have ended.
+    exits: Mutex<ExitCounts>,
 }
 
 impl RunState {
@@ -41,6 +44,7 @@ impl RunState {
             kicks: OnceLock::new(),
             asked: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
             activity: (0..cpus).map(|_| AtomicU8::new(UNKNOWN)).collect(),
+            exits: Mutex::default(),
         }
     }
 
@@ -133,6 +137,17 @@ impl RunState {
         const FOREVER: u8 = Activity::HaltedForever as u8;
         const SIPI: u8 = Activity::WaitForSipi as u8;
         self.activity.iter().all(|a| matches!(a.load(Ordering::Acquire), FOREVER | SIPI))
+    }
+
+    /// Adds the exits of a vCPU that has ended.
+    pub fn add_exits(&self, exits: &ExitCounts) {
+        self.exits.lock().unwrap_or_else(PoisonError::into_inner).add(exits);
+    }
+
+    /// The exits of the vCPUs that have ended.
+    #[must_use]
+    pub fn exits(&self) -> ExitCounts {
+        *self.exits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the supervisor look again.

@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::console::{Doorbell, Input, Signals, StdinPump};
-use crate::devices::lock;
+use crate::console::say;
+use crate::devices::acpi::PowerButton;
 use crate::devices::serial::Serial;
 use crate::devices::timer::Timers;
 use crate::outcome::Outcome;
 
-use super::VmError;
 use super::extension::HostOutput;
-use super::run_state::RunState;
+use super::host::Host;
+use super::run_state::{End, RunState};
 
 /// How often the vCPUs are asked whether they can ever run again. Two answers in a row make a hang, so a
 /// hung guest is noticed within three of these.
@@ -28,18 +28,22 @@ const INPUT_DELAY: Duration = Duration::from_millis(3);
 pub struct Supervisor {
     /// The run.
     pub state: Arc<RunState>,
-    /// Rings when there is something to look at.
-    pub bell: Arc<Doorbell>,
-    /// Host signals that end the run.
-    pub signals: Arc<Signals>,
-    /// The serial port that stdin goes to.
-    pub stdin: Option<Arc<Mutex<Serial>>>,
+    /// The host's side.
+    pub host: Arc<Host>,
+    /// Whether a serial port is on stdin.
+    pub has_stdin: bool,
+    /// COM1, where the script types.
+    pub com1: Option<Arc<Mutex<Serial>>>,
+    /// The guest's power button.
+    pub button: PowerButton,
     /// Timers of the devices.
     pub timers: Timers,
     /// Guest output on its way to the host.
     pub output: HostOutput,
-    /// The time limit of the run.
-    pub timeout: Option<Duration>,
+    /// How long the guest may take to power off after the first signal.
+    pub grace: Option<Duration>,
+    /// Whether a guest that hangs is ended.
+    pub ends_hangs: bool,
 }
 
 /// The watchdog's rounds.
@@ -56,78 +60,100 @@ impl Supervisor {
         // A vCPU may wait for room in the output; now it has to end instead.
         self.output.stdout.stop_waiting();
         self.output.stderr.stop_waiting();
+        if let Some(watcher) = &self.host.watcher {
+            watcher.set_ending(true);
+        }
     }
 
     fn watch_until_end(&self) {
         let start = Instant::now();
-        // A time limit too far away to be an instant is none.
-        let limit = self.timeout.and_then(|timeout| Some((timeout, start.checked_add(timeout)?)));
         let mut watchdog = Watchdog { next: start + WATCHDOG_PERIOD, suspicious: false };
         let mut panic_deadline = None;
-        let mut pump = None;
+        let mut grace_deadline = None;
         while !self.state.ended() {
             let now = Instant::now();
             self.timers.expire(now);
-            let mut next = now + IDLE;
-            if let Some(signal) = self.signals.pending() {
-                self.state.finish(Ok(Outcome::Signalled(signal)));
-                return;
-            }
-            if let Some(serial) = self.stdin.as_ref().filter(|_| pump.is_none()) {
-                if now >= start + INPUT_DELAY {
-                    match self.start_input(serial) {
-                        Ok(started) => pump = Some(started),
-                        Err(error) => {
-                            self.state.finish(Err(VmError::Console(error)));
-                            return;
-                        }
-                    }
-                } else {
-                    next = next.min(start + INPUT_DELAY);
+            let end = match self.look(now, start, &mut panic_deadline, &mut grace_deadline) {
+                Ok(next) => {
+                    self.look_for_hang(&mut watchdog, now);
+                    let next =
+                        [Some(watchdog.next), self.timers.deadline(), next].into_iter().flatten().min();
+                    let next = next.unwrap_or(now + IDLE);
+                    self.host.bell.wait(Some(next.saturating_duration_since(Instant::now())));
+                    continue;
                 }
-            }
-            let (stdout, stderr) = (&self.output.stdout, &self.output.stderr);
-            for flushed in [stdout.flush_if_due(now), stderr.flush_if_due(now)] {
-                match flushed {
-                    Ok(due) => next = due.map_or(next, |due| next.min(due)),
-                    Err(error) => {
-                        self.state.finish(Err(error.into()));
-                        return;
-                    }
-                }
-            }
-            if let Some((timeout, deadline)) = limit {
-                if now >= deadline {
-                    self.state.finish(Ok(Outcome::TimedOut { limit: timeout }));
-                    return;
-                }
-                next = next.min(deadline);
-            }
-            if self.state.panicking() {
-                let deadline = *panic_deadline.get_or_insert(now + PANIC_GRACE);
-                if now >= deadline {
-                    self.state.finish(Ok(Outcome::Panicked));
-                    return;
-                }
-                next = next.min(deadline);
-            }
-            self.look_for_hang(&mut watchdog, now);
-            next = next.min(watchdog.next);
-            next = self.timers.deadline().map_or(next, |deadline| next.min(deadline));
-            self.bell.wait(Some(next.saturating_duration_since(Instant::now())));
+                Err(end) => *end,
+            };
+            self.state.finish(end);
         }
     }
 
-    /// Carries stdin to `serial` until the answer is dropped.
-    fn start_input(&self, serial: &Arc<Mutex<Serial>>) -> std::io::Result<StdinPump> {
-        let (take, events) = (Arc::clone(serial), Arc::clone(&self.state));
-        let (pump, room) = StdinPump::start(
-            Input::stdin(),
-            move |bytes| lock(&take).enqueue(bytes),
-            move || events.finish(Ok(Outcome::Escaped)),
-        )?;
-        lock(serial).set_room_waker(Arc::new(move || room.ring()));
-        Ok(pump)
+    /// Looks at everything but the timers; tells when to look again, or how the run ends.
+    fn look(
+        &self,
+        now: Instant,
+        start: Instant,
+        panic_deadline: &mut Option<Instant>,
+        grace_deadline: &mut Option<Instant>,
+    ) -> Result<Option<Instant>, Box<End>> {
+        let end = |outcome| Err(Box::new(Ok(outcome)));
+        let failed = |error| Box::new(Err(error));
+        let mut deadlines = [None; 5];
+        let [input, flush, script, panic, grace] = &mut deadlines;
+        if let Some(signal) = self.host.signals.pending() {
+            match self.grace {
+                Some(time) if self.host.signals.count() < 2 => {
+                    let deadline = *grace_deadline.get_or_insert_with(|| {
+                        say("vm-accel: the guest is asked to power off; a second signal ends it\n");
+                        self.button.press();
+                        now + time
+                    });
+                    if now >= deadline {
+                        return end(Outcome::Signalled(signal));
+                    }
+                    *grace = Some(deadline);
+                }
+                _ => return end(Outcome::Signalled(signal)),
+            }
+        }
+        if self.host.escaped() {
+            return end(Outcome::Escaped);
+        }
+        if self.has_stdin {
+            if now >= start + INPUT_DELAY {
+                self.host.start_input().map_err(failed)?;
+            } else {
+                *input = Some(start + INPUT_DELAY);
+            }
+        }
+        for output in [&self.output.stdout, &self.output.stderr] {
+            let due = output.flush_if_due(now).map_err(|error| failed(error.into()))?;
+            *flush = deadlines_min(*flush, due);
+        }
+        if let Some(watcher) = &self.host.watcher {
+            let (next, verdict) = watcher.follow(self.com1.as_deref(), now);
+            if let Some(verdict) = verdict {
+                return end(Outcome::Script(verdict));
+            }
+            *script = next;
+        }
+        let mut next = deadlines_min(self.host.limit.map(|(deadline, _)| deadline), None);
+        if let Some((deadline, limit)) = self.host.limit
+            && now >= deadline
+        {
+            return end(Outcome::TimedOut { limit });
+        }
+        if self.state.panicking() {
+            let deadline = *panic_deadline.get_or_insert(now + PANIC_GRACE);
+            if now >= deadline {
+                return end(Outcome::Panicked);
+            }
+            *panic = Some(deadline);
+        }
+        for deadline in deadlines {
+            next = deadlines_min(next, deadline);
+        }
+        Ok(next)
     }
 
     /// One round: the answers to the last question, and the next question.
@@ -136,7 +162,7 @@ impl Supervisor {
             return;
         }
         let dead = self.state.all_dead();
-        if dead && watchdog.suspicious {
+        if dead && watchdog.suspicious && self.ends_hangs {
             self.state.finish(Ok(Outcome::Hung { rip: None }));
             return;
         }
@@ -144,4 +170,9 @@ impl Supervisor {
         watchdog.next = now + WATCHDOG_PERIOD;
         self.state.ask_activity();
     }
+}
+
+/// The earlier of two deadlines.
+fn deadlines_min(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }

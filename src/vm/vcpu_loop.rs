@@ -4,6 +4,7 @@ use crate::accel::{Activity, SpecialRegs, VcpuExit, VcpuOps, VcpuResult};
 use crate::devices::bus::Bus;
 use crate::outcome::Outcome;
 
+use super::facts::ExitCounts;
 use super::run_state::RunState;
 
 /// What a vCPU's exits are answered by.
@@ -19,9 +20,23 @@ pub struct Platform {
 /// # Errors
 /// When the host's hypervisor fails.
 pub fn run_vcpu<V: VcpuOps>(vcpu: &mut V, platform: &Platform, state: &RunState) -> VcpuResult<()> {
+    let mut exits = ExitCounts::default();
+    let result = run_counting(vcpu, platform, state, &mut exits);
+    state.add_exits(&exits);
+    result
+}
+
+fn run_counting<V: VcpuOps>(
+    vcpu: &mut V,
+    platform: &Platform,
+    state: &RunState,
+    exits: &mut ExitCounts,
+) -> VcpuResult<()> {
     let id = vcpu.get_id();
     while !state.ended() {
-        match vcpu.run()? {
+        let exit = vcpu.run()?;
+        exits.count(&exit);
+        match exit {
             VcpuExit::IoIn { port, data } => platform.ports.read(port.into(), data),
             VcpuExit::IoOut { port, data } => platform.ports.write(port.into(), data),
             VcpuExit::MmioRead { gpa, data } => platform.mmio.read(gpa, data),
@@ -283,6 +298,8 @@ mod tests {
         assert!(rig.state.all_dead());
         rig.state.finish(Ok(Outcome::Panicked));
         assert!(matches!(rig.state.take_end(), Some(Ok(Outcome::PoweredOff))));
+        let exits: Vec<_> = rig.state.exits().by_name().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(exits, [("io_out", 1), ("hlt", 1)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod output_file;
 mod signals;
 mod stdin;
 mod terminal;
+mod usage;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -16,6 +17,7 @@ pub use signals::Signals;
 pub(super) use stdin::Got;
 pub use stdin::Input;
 pub use terminal::RawMode;
+pub use usage::ResourceUsage;
 
 /// Waits until one of `fds` is ready; `None` waits for ever. An interruption by a signal counts as a
 /// wake-up with nothing ready.

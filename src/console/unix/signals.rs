@@ -58,6 +58,12 @@ impl Signals {
             signal => Some(signal),
         }
     }
+
+    /// How many such signals have come.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        COUNT.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Signals {
@@ -139,7 +145,7 @@ mod tests {
             libc::raise(libc::SIGTERM);
             libc::raise(libc::SIGINT);
         }
-        assert_eq!(signals.pending(), Some(libc::SIGTERM));
+        assert_eq!((signals.pending(), signals.count()), (Some(libc::SIGTERM), 2));
         assert!(bell.wait(None));
     }
 }
