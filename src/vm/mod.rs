@@ -103,10 +103,7 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with(
-    config: &VmConfig,
-    mut extension: Option<&mut (dyn Extension + '_)>,
-) -> Result<Ended, VmError> {
+pub fn run_with(config: &VmConfig, extension: Option<&mut (dyn Extension + '_)>) -> Result<Ended, VmError> {
     let kernel = match &config.kernel {
         KernelSource::Builtin => KernelImage::builtin(BUILTIN_GUEST),
         KernelSource::File(path) => KernelImage::open(path)?,
@@ -152,7 +149,7 @@ pub fn run_with(
         stdout: Arc::new(GuestOutput::stdout(Arc::clone(&waker))),
         stderr: Arc::new(GuestOutput::stderr(waker)),
     };
-    let machine = Machine::new(config, backend.msi_sink(), &state, &output, extension.as_deref_mut())?;
+    let machine = Machine::new(config, backend.msi_sink(), &state, &output, extension)?;
     let interrupts = Arc::clone(&machine.irqchip) as Arc<dyn InterruptController>;
     let setup = VcpuSetup { cpus: config.cpus, interrupts };
     let mut vcpus = Vec::new();
