@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod devices;
+pub mod exec;
 pub mod loader;
 pub mod memory;
 pub mod outcome;

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use vm_accel::accel::{AccelKind, probe};
-use vm_accel::cli::{self, Command, RunArgs, STATUS_FAILURE};
+use vm_accel::cli::{self, Command, ExecArgs, RunArgs, STATUS_FAILURE};
 use vm_accel::console::say;
+use vm_accel::exec::{self, ExecError};
 use vm_accel::report::{self, Reports};
 use vm_accel::{loader, vm};
 
@@ -19,6 +20,10 @@ fn main() -> ExitCode {
     cli.start_logging();
     let result = match cli.command {
         Command::Run(args) => run(&args),
+        Command::Exec(args) => Ok(exec(&args).unwrap_or_else(|error| {
+            say(&format!("vm-accel: {error}\n"));
+            error.status()
+        })),
         Command::Probe { accel, json } => print_probe(accel, json),
         Command::Inspect { file, json } => print_inspection(&file, json),
         Command::Completions { shell } => {
@@ -46,6 +51,10 @@ fn run(args: &RunArgs) -> anyhow::Result<u8> {
     say(&format!("vm-accel: {} ({}, status {status})\n", ended.outcome, ended.accel));
     reported?;
     Ok(status)
+}
+
+fn exec(args: &ExecArgs) -> Result<u8, ExecError> {
+    exec::run(&args.request()?)
 }
 
 fn print_probe(accel: AccelKind, json: bool) -> anyhow::Result<u8> {

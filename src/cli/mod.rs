@@ -4,6 +4,7 @@
 //! configuration that [`RunArgs::config`] is asked for.
 #![forbid(unsafe_code)]
 
+mod exec;
 mod logging;
 mod run;
 mod steps;
@@ -17,6 +18,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::accel::AccelKind;
+pub use exec::ExecArgs;
 pub use run::RunArgs;
 
 /// Exit status of vm-accel's own failures, a wrong command line among them.
@@ -29,6 +31,7 @@ Examples:
   vm-accel run                                    the built-in guest: does this host work?
   vm-accel run vmlinuz --initrd initrd.cpio       a Linux kernel, its console on this terminal
   vm-accel run vm.toml --memory 2G                a configuration file, one value overridden
+  vm-accel exec -- uname -r                       a command of this host in a guest
   vm-accel probe                                  what can run guests here, and how fast
   vm-accel inspect vmlinuz                        what kind of kernel a file is
 
@@ -66,6 +69,18 @@ A configuration file holds the same settings as the flags, and the flags overrid
   expect = \"login: \"
   send = 'root\\n'
   timeout = \"20s\"";
+
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  vm-accel exec -- uname -r
+  vm-accel exec --kernel bzImage -m 1G --timeout 30s -- ./test-of-a-system-call
+  echo hello | vm-accel exec -- wc -c
+  vm-accel exec --with ls --with grep -- sh -c 'ls /sys/class | grep net'
+  vm-accel exec --copy ./data:/data --env LANG=C -- sha256sum /data/file
+  vm-accel exec --console stderr -- true
+
+The exit status is the command's own, 128+n if signal n ended it. 127 no such command, 126 it cannot be
+executed. What the guest did not survive has the statuses of `run` (120 to 124), and words on stderr.";
 
 const PROBE_EXAMPLES: &str = "\
 Examples:
@@ -113,6 +128,9 @@ pub enum Command {
     /// Boot a kernel and wait for its end
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
+    /// Run a command of this host in a Linux guest
+    #[command(after_help = EXEC_EXAMPLES)]
+    Exec(Box<ExecArgs>),
     /// Tell which backends work on this host, and what to do about the others
     #[command(after_help = PROBE_EXAMPLES)]
     Probe {

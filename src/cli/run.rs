@@ -158,7 +158,7 @@ fn is_config(file: &Path) -> bool {
 }
 
 /// A flag's value, where it is given.
-fn one<T>(
+pub(super) fn one<T>(
     flag: &'static str,
     value: Option<&str>,
     parse: fn(&str) -> Result<T, ValueError>,

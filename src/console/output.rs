@@ -125,6 +125,11 @@ impl GuestOutput {
         Self::new(Box::new(OutputFile::stdout()), "stdout", waker)
     }
 
+    /// Output to the process's stderr.
+    pub fn stderr(waker: Waker) -> Self {
+        Self::new(Box::new(OutputFile::stderr()), "stderr", waker)
+    }
+
     /// Output to the file at `path`, which is replaced if it exists.
     ///
     /// # Errors

@@ -228,7 +228,7 @@ mod tests {
         VMLINUX_ENTRY, VMLINUX_PVH_ENTRY, bzimage, memory, read, read_string, read_u32, registers, request,
         try_load, vmlinux,
     };
-    use crate::loader::{LoadRequest, load};
+    use crate::loader::{KernelImage, LoadRequest, load};
 
     fn parse(file: Vec<u8>) -> Result<BzImage, LoadError> {
         let image = KernelImage::builtin(file);
@@ -367,7 +367,10 @@ mod tests {
         let initrd = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(initrd.path(), [7; 5000]).unwrap();
         let memory = memory(32);
-        let with = |file, mib: &_| load(&LoadRequest { initrd: Some(initrd.path()), ..request(file, mib) });
+        let with = |file, mib: &_| {
+            let image = KernelImage::open(initrd.path()).unwrap();
+            load(&LoadRequest { initrd: Some(&image), ..request(file, mib) })
+        };
         let state = with(bzimage(b"no payload"), &memory).unwrap();
         let zero_page = registers(&state).0.rsi;
         assert_eq!(read_u32(&memory, zero_page + 0x218), (32 << 20) - 0x2000);

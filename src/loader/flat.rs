@@ -111,7 +111,8 @@ mod tests {
     fn real_mode_has_no_initrd() {
         let memory = memory(4);
         let flat = Some(Flat { address: 0x7C00, mode: FlatMode::Real });
-        let initrd = Some(std::path::Path::new("x"));
+        let initrd = crate::loader::KernelImage::memory("the initrd", [0].as_slice());
+        let initrd = Some(&initrd);
         let error = load(&LoadRequest { flat, initrd, ..request(vec![0xF4], &memory) }).unwrap_err();
         assert!(error.to_string().contains("--initrd"), "{error}");
     }

@@ -48,8 +48,13 @@ impl KernelImage {
 
     /// A guest that is part of the program.
     pub fn builtin(bytes: impl Into<Cow<'static, [u8]>>) -> Self {
+        Self::memory("the built-in guest", bytes)
+    }
+
+    /// Content that lies in memory; errors call it `name`.
+    pub fn memory(name: impl Into<String>, bytes: impl Into<Cow<'static, [u8]>>) -> Self {
         let bytes = bytes.into();
-        Self { name: "the built-in guest".to_owned(), len: bytes.len() as u64, source: Source::Bytes(bytes) }
+        Self { name: name.into(), len: bytes.len() as u64, source: Source::Bytes(bytes) }
     }
 
     /// The name that errors use: the path, on one line.

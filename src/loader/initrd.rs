@@ -1,13 +1,13 @@
-//! The initial RAM disk and modules: files that go into guest memory as they are.
+//! The initial RAM disk and modules: files, or content that lies in memory, that
+//! go into guest memory as they are.
 #![forbid(unsafe_code)]
-
-use std::path::Path;
 
 use super::LoadRequest;
 use super::cmdline;
 use super::error::LoadError;
 use super::image::KernelImage;
 use super::layout::Placement;
+use crate::config::Module;
 
 /// A file in guest memory, below 4 GiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +26,10 @@ pub fn load(
     placement: &mut Placement<'_>,
     limit: u64,
 ) -> Result<Option<Loaded>, LoadError> {
-    let Some(path) = request.initrd else { return Ok(None) };
-    let image = KernelImage::open(path)?;
+    let Some(image) = request.initrd else { return Ok(None) };
     let what = format!("the initrd {}", image.name());
     let gpa = placement.place_below(&what, limit, image.len())?;
-    copy(request, &image, gpa, Vec::new()).map(Some)
+    copy(request, image, gpa, Vec::new()).map(Some)
 }
 
 /// Copies the modules to the lowest free pages from `floor` on.
@@ -40,7 +39,10 @@ pub fn load_modules(
     floor: u64,
 ) -> Result<Vec<Loaded>, LoadError> {
     let modules = request.modules.iter();
-    modules.map(|module| load_module(request, placement, floor, &module.path, &module.cmdline)).collect()
+    let load = |module: &Module| {
+        load_module(request, placement, floor, &KernelImage::open(&module.path)?, &module.cmdline)
+    };
+    modules.map(load).collect()
 }
 
 /// Copies one module to the lowest free pages from `floor` on.
@@ -48,14 +50,13 @@ pub fn load_module(
     request: &LoadRequest,
     placement: &mut Placement<'_>,
     floor: u64,
-    path: &Path,
+    image: &KernelImage,
     string: &str,
 ) -> Result<Loaded, LoadError> {
-    let image = KernelImage::open(path)?;
     let what = format!("the module {}", image.name());
     let string = cmdline::terminated(&format!("the string of {what}"), string)?;
     let gpa = placement.place_above(&what, floor, image.len())?;
-    copy(request, &image, gpa, string)
+    copy(request, image, gpa, string)
 }
 
 fn copy(request: &LoadRequest, image: &KernelImage, gpa: u64, string: Vec<u8>) -> Result<Loaded, LoadError> {

@@ -36,8 +36,6 @@ mod start;
 #[cfg(test)]
 mod testing;
 
-use std::path::Path;
-
 use crate::accel::{GuestRegs, SpecialRegs, X86Regs, X86SpecialRegs};
 use crate::config::{Flat, FlatMode, Module};
 use crate::memory::{GuestMemory, MMIO_HOLE_START};
@@ -72,7 +70,7 @@ pub struct LoadRequest<'a> {
     /// The kernel.
     pub kernel: KernelImage,
     /// The initial RAM disk; Multiboot kernels get it as their first module.
-    pub initrd: Option<&'a Path>,
+    pub initrd: Option<&'a KernelImage>,
     /// The user's kernel command line. Without one, a Linux kernel gets `DEFAULT_LINUX_CMDLINE` and a
     /// Multiboot kernel just its own name.
     pub cmdline: Option<&'a str>,

@@ -165,8 +165,8 @@ impl Multiboot {
         let end = page_up(end.unwrap_or(0)).max(HIGH_RAM);
         let (mut regs, special) = start::protected_mode(memory, placement, self.entry)?;
         let mut modules = Vec::new();
-        if let Some(path) = request.initrd {
-            modules.push(initrd::load_module(request, placement, end, path, "")?);
+        if let Some(image) = request.initrd {
+            modules.push(initrd::load_module(request, placement, end, image, "")?);
         }
         modules.extend(initrd::load_modules(request, placement, end)?);
         regs.rax = LOADER_MAGIC;

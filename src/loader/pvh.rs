@@ -97,20 +97,21 @@ pub fn boot(
 mod tests {
     use super::*;
     use crate::config::Module;
-    use crate::loader::load;
     use crate::loader::testing::{
         VMLINUX_PVH_ENTRY, elf64, memory, part, pvh_note, read, read_string, read_u32, read_u64, registers,
         request, try_load, vmlinux,
     };
+    use crate::loader::{KernelImage, load};
 
     #[test]
     fn the_start_information_tells_the_machine() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"content").unwrap();
         let modules = [Module { path: file.path().to_owned(), cmdline: "a module".to_owned() }];
+        let initrd = KernelImage::open(file.path()).unwrap();
         let memory = memory(32);
         let request = LoadRequest {
-            initrd: Some(file.path()),
+            initrd: Some(&initrd),
             modules: &modules,
             rsdp: Some(layout::ACPI),
             ..request(vmlinux(true), &memory)

@@ -17,6 +17,7 @@ use crate::memory;
 use crate::outcome::Outcome;
 
 use super::VmError;
+use super::extension::{Extension, HostOutput, Wiring};
 use super::host::{Host, SerialPort};
 use super::panic_watch::{PanicText, PanicWatch};
 use super::run_state::RunState;
@@ -39,7 +40,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds the machine that `config` describes around a backend's `msi`.
+    /// Builds the machine that `config` describes, with `extension`, around a backend's `msi`.
     ///
     /// # Errors
     /// When two devices are at one address.
@@ -48,12 +49,16 @@ impl Machine {
         msi: Arc<dyn MsiSink>,
         state: &Arc<RunState>,
         host: &Arc<Host>,
-        output: &Arc<GuestOutput>,
+        streams: &HostOutput,
+        mut extension: Option<&mut (dyn Extension + '_)>,
     ) -> Result<Self, VmError> {
+        let output = &streams.stdout;
         let mut serial: [Option<SerialSink>; 4] = [const { None }; 4];
         for (port, (sink, backend)) in serial.iter_mut().zip(&host.serial).enumerate() {
             if let Some(backend) = backend {
-                let mut inner = serial_sink(backend, (port == 0).then_some(config), state, host, output);
+                let console = extension.as_mut().filter(|_| port == 0).and_then(|e| e.console(streams));
+                let own = console.unwrap_or_else(|| serial_sink(backend, state, output));
+                let mut inner = if port == 0 { watched(own, config, state, host) } else { own };
                 let written = Arc::clone(&host.written);
                 *sink = Some(Box::new(move |byte| {
                     written.count();
@@ -76,17 +81,22 @@ impl Machine {
             debug_console: Some(Box::new(move |byte| debug_output.push(&[byte]))),
         })?;
         let button = pc.irqchip.line(acpi::POWER_BUTTON_GSI);
-        let registers = AcpiRegisters::new(events, Box::new(button));
+        let registers = AcpiRegisters::new(Arc::clone(&events), Box::new(button));
         let button = registers.power_button();
         let (base, len) = (acpi::ACPI_PORT.into(), acpi::ACPI_PORTS.into());
         pc.ports.insert(base, len, "acpi registers", Arc::new(Mutex::new(registers)))?;
 
         let on_stdio = config.serial.iter().position(|port| *port == Some(SerialBackend::Stdio));
         let stdin = on_stdio.and_then(|port| pc.serial.get(port)?.clone());
-        let [com1, ..] = pc.serial;
+        let com1 = pc.serial.first().cloned().flatten();
         for port in [&stdin, &com1].into_iter().flatten() {
             let host = Arc::clone(host);
             lock(port).set_room_waker(Arc::new(move || host.port_has_room()));
+        }
+        // After that, so that a waker of its own stays.
+        if let Some(extension) = extension {
+            let (ports, serial) = (&mut pc.ports, &pc.serial);
+            extension.attach(Wiring { ports, serial, events, host: streams.clone() })?;
         }
         let platform = Platform { ports: pc.ports, mmio: pc.mmio };
         Ok(Self { platform, irqchip: pc.irqchip, timers: pc.timers, stdin, com1, button })
@@ -107,16 +117,9 @@ fn event_sink(state: &Arc<RunState>, debug_exit: DebugExit) -> EventSink {
     })
 }
 
-/// Where the bytes of one serial port go. COM1's text, for which `com1` is given, is looked at for a
-/// kernel's panic, kept, and followed by the script.
-fn serial_sink(
-    port: &SerialPort,
-    com1: Option<&VmConfig>,
-    state: &Arc<RunState>,
-    host: &Arc<Host>,
-    output: &Arc<GuestOutput>,
-) -> SerialSink {
-    let mut sink: SerialSink = match port {
+/// Where the bytes of one serial port go.
+fn serial_sink(port: &SerialPort, state: &Arc<RunState>, output: &Arc<GuestOutput>) -> SerialSink {
+    match port {
         SerialPort::Null => Box::new(|_| {}),
         SerialPort::Stdio => {
             let output = Arc::clone(output);
@@ -134,8 +137,11 @@ fn serial_sink(
                 }
             })
         }
-    };
-    let Some(config) = com1 else { return sink };
+    }
+}
+
+/// `sink`, with its text looked at for a kernel's panic, kept, and followed by the script.
+fn watched(mut sink: SerialSink, config: &VmConfig, state: &Arc<RunState>, host: &Arc<Host>) -> SerialSink {
     let (state, watcher) = (Arc::clone(state), host.watcher.clone());
     let log = host.log.clone().zip(config.log.clone());
     let mut panic_watch = PanicWatch::default();

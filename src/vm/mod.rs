@@ -1,5 +1,6 @@
 //! The virtual machine: memory, backend, devices, vCPU threads and the run loop.
 
+mod extension;
 mod facts;
 mod host;
 mod machine;
@@ -26,13 +27,14 @@ use crate::accel::{
     select::{self, Choice},
 };
 use crate::config::{KernelSource, Reaction, VmConfig};
-use crate::console::{GuestOutput, OutputError, RawMode};
+use crate::console::{self, GuestOutput, OutputError, RawMode};
 use crate::devices::BusError;
 use crate::devices::acpi::{self, AcpiError, AcpiSpec};
 use crate::loader::{self, BootState, KernelImage, LoadError, LoadRequest};
 use crate::memory::{self, GuestMemory, MemoryError};
 use crate::outcome::Outcome;
 use crate::script::Verdict;
+pub use extension::{Extension, HostOutput, Wiring};
 pub use facts::{ExitCounts, Facts};
 use host::Host;
 use machine::Machine;
@@ -152,18 +154,34 @@ struct Guest {
 /// # Errors
 /// When the guest could not be started, or the host failed it.
 pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
+    run_with(config, None)
+}
+
+/// [`run`] with an addition to the machine.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    config: &VmConfig,
+    mut extension: Option<&mut (dyn Extension + '_)>,
+) -> Result<Ended, VmError> {
     let start = Instant::now();
     let kernel = open_kernel(config)?;
     let Choice { mut backend, reason } = create_backend(config.accel)?;
     let accel = backend.kind();
-    if let Some(outcome) = backend.run_machine(config) {
+    // A whole-machine backend has no place for an addition; it says so when it is asked for a vCPU.
+    if extension.is_none()
+        && let Some(outcome) = backend.run_machine(config)
+    {
         let facts = Facts { reason, ..Facts::default() };
         return Ok(Ended { outcome: outcome?, accel, unfinished: None, facts });
     }
-    let mut guest = load(config, kernel, backend)?;
+    let mut guest = load(config, kernel, backend, extension.as_deref())?;
     // Said only now, so that a bad kernel is one line on stderr and not two.
     if config.accel == AccelKind::Auto {
-        log::log!(if accel == AccelKind::Soft { Level::Warn } else { Level::Info }, "{reason}");
+        // A command's stderr is its own.
+        let warn = accel == AccelKind::Soft && extension.is_none();
+        log::log!(if warn { Level::Warn } else { Level::Info }, "{reason}");
     }
     log::info!("booting {}", guest.boot.protocol);
     let mut facts = Facts {
@@ -176,14 +194,14 @@ pub fn run(config: &VmConfig) -> Result<Ended, VmError> {
     let host = Arc::new(Host::new(config, start)?);
     let raw_mode = if config.uses_stdio() { RawMode::enter().map_err(VmError::Console)? } else { None };
     let end = loop {
-        let end = boot(config, guest, &host, &mut facts);
+        let end = boot(config, guest, &host, &mut facts, extension.as_deref_mut());
         if let Some(end) = end_of_run(config, &host, end) {
             break end;
         }
         log::info!("the guest boots again");
         let again = open_kernel(config)
             .map_err(VmError::from)
-            .and_then(|kernel| load(config, kernel, PlatformBackend::new(accel)?));
+            .and_then(|kernel| load(config, kernel, PlatformBackend::new(accel)?, extension.as_deref()));
         guest = match again {
             Ok(guest) => guest,
             Err(error) => break Err(error),
@@ -223,13 +241,19 @@ fn open_kernel(config: &VmConfig) -> Result<KernelImage, LoadError> {
 }
 
 /// Fresh memory with the tables and the kernel in it.
-fn load(config: &VmConfig, kernel: KernelImage, mut backend: PlatformBackend) -> Result<Guest, VmError> {
+fn load(
+    config: &VmConfig,
+    kernel: KernelImage,
+    mut backend: PlatformBackend,
+    extension: Option<&(dyn Extension + '_)>,
+) -> Result<Guest, VmError> {
     let memory = memory::allocate(config.memory)?;
     reset_vector::write(&memory)?;
     let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
+    let file = config.initrd.as_deref().map(KernelImage::open).transpose()?;
     let boot = loader::load(&LoadRequest {
         kernel,
-        initrd: config.initrd.as_deref(),
+        initrd: extension.and_then(|extension| extension.initrd()).or(file.as_ref()),
         cmdline: config.cmdline.as_deref(),
         modules: &config.modules,
         flat: config.flat,
@@ -260,15 +284,25 @@ fn end_of_run(config: &VmConfig, host: &Host, end: End) -> Option<End> {
 }
 
 /// Runs one guest from its start to its end. All its output is written when this returns.
-fn boot(config: &VmConfig, guest: Guest, host: &Arc<Host>, facts: &mut Facts) -> Result<Outcome, VmError> {
+fn boot(
+    config: &VmConfig,
+    guest: Guest,
+    host: &Arc<Host>,
+    facts: &mut Facts,
+    extension: Option<&mut (dyn Extension + '_)>,
+) -> Result<Outcome, VmError> {
     // The memory stays until the vCPUs are gone.
     let Guest { mut backend, memory: _memory, boot } = guest;
     let state = Arc::new(RunState::new(config.cpus, Arc::clone(&host.bell)));
-    let output = {
+    let waker: console::Waker = {
         let bell = Arc::clone(&host.bell);
-        Arc::new(GuestOutput::stdout(Arc::new(move || bell.ring())))
+        Arc::new(move || bell.ring())
     };
-    let machine = Machine::new(config, backend.msi_sink(), &state, host, &output)?;
+    let output = HostOutput {
+        stdout: Arc::new(GuestOutput::stdout(Arc::clone(&waker))),
+        stderr: Arc::new(GuestOutput::stderr(waker)),
+    };
+    let machine = Machine::new(config, backend.msi_sink(), &state, host, &output, extension)?;
     let interrupts = Arc::clone(&machine.irqchip) as Arc<dyn InterruptController>;
     let setup = VcpuSetup { cpus: config.cpus, interrupts };
     let mut vcpus = Vec::new();
@@ -292,7 +326,7 @@ fn boot(config: &VmConfig, guest: Guest, host: &Arc<Host>, facts: &mut Facts) ->
         com1: machine.com1,
         button: machine.button,
         timers: machine.timers,
-        output: Arc::clone(&output),
+        output: output.clone(),
         grace: config.grace,
         ends_hangs: config.reactions.hang != Reaction::Wait,
     };
@@ -304,7 +338,10 @@ fn boot(config: &VmConfig, guest: Guest, host: &Arc<Host>, facts: &mut Facts) ->
     facts.registers = registers;
     facts.exits.add(&state.exits());
     let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
-    let flushed = output.finish(patience(host, interrupted));
+    let flushed = output
+        .stdout
+        .finish(patience(host, interrupted))
+        .and(output.stderr.finish(patience(host, interrupted)));
     let outcome = end?;
     match flushed {
         // Who ends a run from outside may well have stopped reading, and wants that end as the status.

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::console::{GuestOutput, say};
+use crate::console::say;
 use crate::devices::acpi::PowerButton;
 use crate::devices::serial::Serial;
 use crate::devices::timer::Timers;
 use crate::outcome::Outcome;
 
+use super::extension::HostOutput;
 use super::host::Host;
 use super::run_state::{End, RunState};
 
@@ -38,7 +39,7 @@ pub struct Supervisor {
     /// Timers of the devices.
     pub timers: Timers,
     /// Guest output on its way to the host.
-    pub output: Arc<GuestOutput>,
+    pub output: HostOutput,
     /// How long the guest may take to power off after the first signal.
     pub grace: Option<Duration>,
     /// Whether a guest that hangs is ended.
@@ -57,7 +58,8 @@ impl Supervisor {
     pub fn watch(self) {
         self.watch_until_end();
         // A vCPU may wait for room in the output; now it has to end instead.
-        self.output.stop_waiting();
+        self.output.stdout.stop_waiting();
+        self.output.stderr.stop_waiting();
         if let Some(watcher) = &self.host.watcher {
             watcher.set_ending(true);
         }
@@ -96,8 +98,8 @@ impl Supervisor {
     ) -> Result<Option<Instant>, Box<End>> {
         let end = |outcome| Err(Box::new(Ok(outcome)));
         let failed = |error| Box::new(Err(error));
-        let mut deadlines = [None; 5];
-        let [input, flush, script, panic, grace] = &mut deadlines;
+        let mut deadlines = [None; 6];
+        let [input, stdout, stderr, script, panic, grace] = &mut deadlines;
         if let Some(signal) = self.host.signals.pending() {
             match self.grace {
                 Some(time) if self.host.signals.count() < 2 => {
@@ -124,7 +126,9 @@ impl Supervisor {
                 *input = Some(start + INPUT_DELAY);
             }
         }
-        *flush = self.output.flush_if_due(now).map_err(|error| failed(error.into()))?;
+        for (next, output) in [(stdout, &self.output.stdout), (stderr, &self.output.stderr)] {
+            *next = output.flush_if_due(now).map_err(|error| failed(error.into()))?;
+        }
         if let Some(watcher) = &self.host.watcher {
             let (next, verdict) = watcher.follow(self.com1.as_deref(), now);
             if let Some(verdict) = verdict {

@@ -275,3 +275,45 @@ impl Cpu {
         self.lazy.kind = kind << 2 | T::LOG2;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same flags, computed.
+    fn eager(lazy: Lazy) -> Lazy {
+        Lazy { result: 0, src: lazy.arithmetic(), kind: kind::EAGER }
+    }
+
+    #[test]
+    fn conditions_after_a_comparison_are_those_of_its_flags() {
+        for a in 0..=u8::MAX {
+            for b in 0..=u8::MAX {
+                let result = a.wrapping_sub(b).into();
+                let lazy = Lazy { result, src: b.into(), kind: kind::SUB << 2 };
+                for code in 0..16 {
+                    assert_eq!(lazy.condition(code), eager(lazy).condition(code), "{a} {b} {code}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wide_comparisons_are_signed_and_unsigned() {
+        for (a, b) in [(0, u64::MAX), (1 << 63, 1), (u64::MAX, 1 << 63), (5, 5)] {
+            let lazy = Lazy { result: a.wrapping_sub(b), src: b, kind: kind::SUB << 2 | 3 };
+            assert_eq!(lazy.condition(2), a < b);
+            assert_eq!(lazy.condition(6), a <= b);
+            assert_eq!(lazy.condition(12), (a as i64) < b as i64);
+            assert_eq!(lazy.condition(14), a as i64 <= b as i64);
+        }
+    }
+
+    #[test]
+    fn kept_flags_are_told_by_result_and_source() {
+        let lazy = Lazy { result: 0x80, src: CF | OF | AF, kind: kind::KEPT << 2 };
+        assert_eq!(lazy.arithmetic(), CF | OF | AF | SF);
+        let lazy = Lazy { result: 0, src: 0, kind: kind::KEPT << 2 | 3 };
+        assert_eq!(lazy.arithmetic(), ZF | PF);
+    }
+}

@@ -468,3 +468,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn two_nmis_at_once_are_two_and_more_while_blocked_are_one() {
+    let rig = Rig::new(2);
+    let take = || rig.lapics[1].take_nmi();
+    for _ in 0..3 {
+        rig.ipi(0, 1, 0x400);
+    }
+    assert_eq!([take(), take(), take()], [true, true, false]);
+    for _ in 0..3 {
+        rig.ipi(0, 1, 0x400);
+    }
+    rig.lapics[1].merge_nmis();
+    assert_eq!([take(), take()], [true, false]);
+}
+
+#[test]
+fn a_count_that_has_ended_stays_ended_in_another_mode() {
+    let rig = Rig::new(1);
+    let lapic = &rig.lapics[0];
+    lapic.mmio_write(0x320, 0x50);
+    lapic.mmio_write(0x3E0, 0xB);
+    lapic.mmio_write(0x380, 1000);
+    rig.clock.advance(Duration::from_nanos(2000));
+    lapic.mmio_write(0x320, 0x2_0051);
+    assert_eq!(lapic.acknowledge(), Some(0x50));
+    assert_eq!(lapic.mmio_read(0x390), 0);
+    rig.clock.advance(Duration::from_millis(10));
+    lapic.timer_expire(rig.clock.now());
+    assert_eq!(lapic.acknowledge(), None);
+}

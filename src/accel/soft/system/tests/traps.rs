@@ -131,3 +131,63 @@ fn from_real_mode_to_long_mode() {
     run(&mut cpu);
     assert_eq!((cpu.rip, cpu.gpr[0]), (HANDLER + 11, 0x1234_5678_9abc_def0));
 }
+
+/// A program under a breakpoint for the 16-bit data at 0x5000; its handler counts in RBX.
+fn watching(program: &[u8]) -> Cpu {
+    // inc rbx; iretq
+    let mut cpu = machine(program, &[0x48, 0xff, 0xc3, 0x48, 0xcf]);
+    put(&mut cpu, 0x5000, 2, u64::from(DATA));
+    cpu.gpr[1] = 0x5000;
+    cpu.gpr[3] = 0;
+    (cpu.dr[1], cpu.dr[6], cpu.dr[7]) = (0x5000, 0xffff_0ff0 | BS | 1, 0x408 | 0b0111 << 20);
+    cpu
+}
+
+#[test]
+fn a_breakpoint_of_a_load_of_ss_waits_for_the_next_instruction() {
+    // mov ss, [rcx]; nop
+    let mut cpu = watching(&[0x8e, 0x11, 0x90, HLT]);
+    run(&mut cpu);
+    assert_eq!(cpu.gpr[3], 1);
+    // Other breakpoints' bits are told anew, that of single-stepping is software's to clear.
+    assert_eq!(cpu.dr[6] & (BS | 0xf), BS | 2);
+    assert_eq!(get(&cpu, STACK - 40, 8), CODE + 3);
+}
+
+#[test]
+fn int1_takes_the_breakpoint_that_waits_along() {
+    // mov ss, [rcx]; int1
+    let mut cpu = watching(&[0x8e, 0x11, 0xf1, HLT]);
+    run(&mut cpu);
+    assert_eq!(cpu.gpr[3], 1);
+    // mov ss, [rcx]; int 1
+    let mut cpu = watching(&[0x8e, 0x11, 0xcd, 0x01, HLT]);
+    run(&mut cpu);
+    assert_eq!(cpu.gpr[3], 2);
+}
+
+#[test]
+fn clac_and_stac_do_not_need_smap_turned_on() {
+    // stac; pushfq; clac; pushfq
+    let mut cpu = machine(&[0x0f, 0x01, 0xcb, 0x9c, 0x0f, 0x01, 0xca, 0x9c, HLT], &[HLT]);
+    run(&mut cpu);
+    assert_eq!(stack(&cpu, 8, 2).iter().map(|flags| flags >> 18 & 1).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn hypercalls_answer_as_kvm_does() {
+    // vmcall
+    let mut cpu = machine(&[0x0f, 0x01, 0xc1, HLT], &[HLT]);
+    cpu.gpr[0] = 0x1234;
+    run(&mut cpu);
+    assert_eq!(cpu.gpr[0].cast_signed(), -1000);
+    // An IPI to the processors 0 and 70 by NMI: the first is this one, the other is not there.
+    let mut cpu = machine(&[0x0f, 0x01, 0xc1, HLT], &[HLT]);
+    (cpu.gpr[0], cpu.gpr[3], cpu.gpr[1], cpu.gpr[2], cpu.gpr[6]) = (10, 1, 1 << 6, 0, 0x400);
+    run(&mut cpu);
+    assert_eq!((cpu.gpr[0], cpu.lapic.take_nmi()), (1, true));
+    let mut cpu = machine(&[0x0f, 0x01, 0xc1, HLT], &[HLT]);
+    (cpu.gpr[0], cpu.gpr[6]) = (10, 1 << 11);
+    run(&mut cpu);
+    assert_eq!(cpu.gpr[0].cast_signed(), -22);
+}
