@@ -49,15 +49,15 @@ impl Machine {
         msi: Arc<dyn MsiSink>,
         state: &Arc<RunState>,
         host: &Arc<Host>,
-        outputs: &HostOutput,
+        streams: &HostOutput,
         mut extension: Option<&mut (dyn Extension + '_)>,
     ) -> Result<Self, VmError> {
-        let output = &outputs.stdout;
+        let output = &streams.stdout;
         let mut serial: [Option<SerialSink>; 4] = [const { None }; 4];
         for (port, (sink, backend)) in serial.iter_mut().zip(&host.serial).enumerate() {
             if let Some(backend) = backend {
-                let console = extension.as_mut().filter(|_| port == 0).and_then(|e| e.console(outputs));
-                let own = console.unwrap_or_else(|| port_sink(backend, state, output));
+                let console = extension.as_mut().filter(|_| port == 0).and_then(|e| e.console(streams));
+                let own = console.unwrap_or_else(|| serial_sink(backend, state, output));
                 let mut inner = if port == 0 { watched(own, config, state, host) } else { own };
                 let written = Arc::clone(&host.written);
                 *sink = Some(Box::new(move |byte| {
@@ -86,16 +86,17 @@ impl Machine {
         let (base, len) = (acpi::ACPI_PORT.into(), acpi::ACPI_PORTS.into());
         pc.ports.insert(base, len, "acpi registers", Arc::new(Mutex::new(registers)))?;
 
-        if let Some(extension) = extension {
-            let (ports, serial) = (&mut pc.ports, &pc.serial);
-            extension.attach(Wiring { ports, serial, events, host: outputs.clone() })?;
-        }
         let on_stdio = config.serial.iter().position(|port| *port == Some(SerialBackend::Stdio));
         let stdin = on_stdio.and_then(|port| pc.serial.get(port)?.clone());
-        let [com1, ..] = pc.serial;
+        let com1 = pc.serial.first().cloned().flatten();
         for port in [&stdin, &com1].into_iter().flatten() {
             let host = Arc::clone(host);
             lock(port).set_room_waker(Arc::new(move || host.port_has_room()));
+        }
+        // After that, so that a waker of its own stays.
+        if let Some(extension) = extension {
+            let (ports, serial) = (&mut pc.ports, &pc.serial);
+            extension.attach(Wiring { ports, serial, events, host: streams.clone() })?;
         }
         let platform = Platform { ports: pc.ports, mmio: pc.mmio };
         Ok(Self { platform, irqchip: pc.irqchip, timers: pc.timers, stdin, com1, button })
@@ -117,7 +118,7 @@ fn event_sink(state: &Arc<RunState>, debug_exit: DebugExit) -> EventSink {
 }
 
 /// Where the bytes of one serial port go.
-fn port_sink(port: &SerialPort, state: &Arc<RunState>, output: &Arc<GuestOutput>) -> SerialSink {
+fn serial_sink(port: &SerialPort, state: &Arc<RunState>, output: &Arc<GuestOutput>) -> SerialSink {
     match port {
         SerialPort::Null => Box::new(|_| {}),
         SerialPort::Stdio => {
@@ -139,7 +140,7 @@ fn port_sink(port: &SerialPort, state: &Arc<RunState>, output: &Arc<GuestOutput>
     }
 }
 
-/// COM1's `sink`, with its text looked at for a kernel's panic, kept, and followed by the script.
+/// `sink`, with its text looked at for a kernel's panic, kept, and followed by the script.
 fn watched(mut sink: SerialSink, config: &VmConfig, state: &Arc<RunState>, host: &Arc<Host>) -> SerialSink {
     let (state, watcher) = (Arc::clone(state), host.watcher.clone());
     let log = host.log.clone().zip(config.log.clone());

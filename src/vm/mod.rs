@@ -27,7 +27,7 @@ use crate::accel::{
     select::{self, Choice},
 };
 use crate::config::{KernelSource, Reaction, VmConfig};
-use crate::console::{GuestOutput, OutputError, RawMode, Waker};
+use crate::console::{self, GuestOutput, OutputError, RawMode};
 use crate::devices::BusError;
 use crate::devices::acpi::{self, AcpiError, AcpiSpec};
 use crate::loader::{self, BootState, KernelImage, LoadError, LoadRequest};
@@ -294,7 +294,7 @@ fn boot(
     // The memory stays until the vCPUs are gone.
     let Guest { mut backend, memory: _memory, boot } = guest;
     let state = Arc::new(RunState::new(config.cpus, Arc::clone(&host.bell)));
-    let waker: Waker = {
+    let waker: console::Waker = {
         let bell = Arc::clone(&host.bell);
         Arc::new(move || bell.ring())
     };

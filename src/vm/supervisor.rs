@@ -98,8 +98,8 @@ impl Supervisor {
     ) -> Result<Option<Instant>, Box<End>> {
         let end = |outcome| Err(Box::new(Ok(outcome)));
         let failed = |error| Box::new(Err(error));
-        let mut deadlines = [None; 5];
-        let [input, flush, script, panic, grace] = &mut deadlines;
+        let mut deadlines = [None; 6];
+        let [input, stdout, stderr, script, panic, grace] = &mut deadlines;
         if let Some(signal) = self.host.signals.pending() {
             match self.grace {
                 Some(time) if self.host.signals.count() < 2 => {
@@ -126,9 +126,8 @@ impl Supervisor {
                 *input = Some(start + INPUT_DELAY);
             }
         }
-        for output in [&self.output.stdout, &self.output.stderr] {
-            let due = output.flush_if_due(now).map_err(|error| failed(error.into()))?;
-            *flush = deadlines_min(*flush, due);
+        for (next, output) in [(stdout, &self.output.stdout), (stderr, &self.output.stderr)] {
+            *next = output.flush_if_due(now).map_err(|error| failed(error.into()))?;
         }
         if let Some(watcher) = &self.host.watcher {
             let (next, verdict) = watcher.follow(self.com1.as_deref(), now);
