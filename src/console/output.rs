@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind};
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -128,14 +127,6 @@ impl GuestOutput {
     /// Output to the process's stderr.
     pub fn stderr(waker: Waker) -> Self {
         Self::new(Box::new(OutputFile::stderr()), "stderr", waker)
-    }
-
-    /// Output to the file at `path`, which is replaced if it exists.
-    ///
-    /// # Errors
-    /// When it cannot be opened for writing.
-    pub fn file(path: &Path, waker: Waker) -> io::Result<Self> {
-        Ok(Self::new(Box::new(OutputFile::create(path)?), path.display().to_string(), waker))
     }
 
     /// Queues `bytes`. Waits while 1 MiB is queued, until there is room or [`Self::stop_waiting`] is

@@ -4,12 +4,9 @@
 //! be set on stdout. Each kind of file has another way not to block.
 
 use std::ffi::CStr;
-use std::fs::OpenOptions;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::console::Sink;
@@ -48,17 +45,6 @@ impl OutputFile {
     #[must_use]
     pub fn stderr() -> Self {
         Self::from_fd(libc::STDERR_FILENO)
-    }
-
-    /// Creates the file at `path`, or empties it. It may be a FIFO with a reader, or a device.
-    ///
-    /// # Errors
-    /// When it cannot be opened; a FIFO without a reader cannot.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path)?;
-        Ok(Self { fd: file.as_raw_fd(), kind: Kind::Own(file.into()) })
     }
 
     /// Writes to `fd`, which must stay open as long as this is used.
@@ -204,21 +190,6 @@ mod tests {
         let mut stdout = OutputFile::from_fd(replica.as_raw_fd());
         assert!(matches!(stdout.kind, Kind::Own(_)), "{stdout:?}");
         assert!(fill(&mut stdout) > 0);
-    }
-
-    #[test]
-    fn a_created_file_is_emptied_first_and_a_fifo_needs_a_reader() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("serial.log");
-        std::fs::write(&path, "from the last run").unwrap();
-        assert_eq!(OutputFile::create(&path).unwrap().try_write(b"new").unwrap(), 3);
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
-        assert!(OutputFile::create(&folder.path().join("no/such")).is_err());
-        let fifo = folder.path().join("fifo");
-        let name = std::ffi::CString::new(fifo.to_str().unwrap()).unwrap();
-        // SAFETY: `name` ends with a null.
-        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
-        assert!(OutputFile::create(&fifo).is_err());
     }
 
     #[test]
