@@ -343,6 +343,14 @@ impl Trials {
     pub fn run(self) -> std::process::ExitCode {
         libtest_mimic::run(&libtest_mimic::Arguments::from_args(), self.trials).exit_code()
     }
+
+    /// [`Self::run`], one trial after the other: for those that each want the whole machine.
+    #[allow(dead_code, reason = "each test program uses its own part of this module")]
+    pub fn run_in_turn(self) -> std::process::ExitCode {
+        let mut arguments = libtest_mimic::Arguments::from_args();
+        arguments.test_threads = Some(1);
+        libtest_mimic::run(&arguments, self.trials).exit_code()
+    }
 }
 
 /// 16-bit machine code that is loaded at [`Code::START`], and the file that it becomes.
