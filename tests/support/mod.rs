@@ -345,7 +345,6 @@ impl Trials {
     }
 
     /// [`Self::run`], one trial after the other: for those that each want the whole machine.
-    #[allow(dead_code, reason = "each test program uses its own part of this module")]
     pub fn run_in_turn(self) -> std::process::ExitCode {
         let mut arguments = libtest_mimic::Arguments::from_args();
         arguments.test_threads = Some(1);
