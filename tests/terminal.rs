@@ -151,7 +151,7 @@ fn add_terminals(trials: &mut Trials) {
         ("sigterm", &[], |_, run| run.signal(libc::SIGTERM), 143),
         ("sighup", &[], |_, run| run.signal(libc::SIGHUP), 129),
         ("escape_key", &[], |terminal, _| terminal.type_keys(b"\x01x"), 130),
-        ("escape_key_upper_case", &[], |terminal, _| terminal.type_keys(b"a\x01X"), 130),
+        ("escape_key_upper_case", &[], |terminal, _| terminal.type_keys(b"\x01X"), 130),
         ("timeout", &["--timeout", "1s"], |_, _| {}, 124),
         (
             "error",
