@@ -99,6 +99,18 @@ impl Cache {
         self.ops.len() + longest < OPS && self.details.len() + longest < DETAILS
     }
 
+    /// The memory that it takes, and the most that it can take, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> (usize, usize) {
+        let fixed = self.slots.len() * size_of::<u32>() + self.pages.len() * size_of::<u32>();
+        let decoded = |ops, details, blocks| {
+            ops * size_of::<Op>() + details * size_of::<Detail>() + blocks * size_of::<Block>()
+        };
+        let now = decoded(self.ops.capacity(), self.details.capacity(), self.blocks.capacity());
+        // A block has three operations at least, and a vector doubles.
+        (fixed + now, fixed + decoded(OPS, DETAILS, 2 * OPS / 3))
+    }
+
     /// Forgets everything. No block may be executing.
     pub fn clear(&mut self, none: Op) {
         self.ops.clear();

@@ -17,7 +17,7 @@ use super::state::{Cpu, Mode};
 use super::{sse, system};
 
 /// Instructions of a block at most.
-const LONGEST: usize = 64;
+pub(super) const LONGEST: usize = 64;
 /// Bytes of an instruction at most.
 const LONGEST_INSTRUCTION: usize = 15;
 /// CPUs without MPX and CET execute the opcodes of both as NOPs.
@@ -96,7 +96,7 @@ impl Cpu {
     }
 
     fn decode_block(&mut self, gpa: u64, key: u64, page: usize) -> Option<u32> {
-        if !self.cache.has_room(LONGEST + 3) || self.cache.ops.is_empty() {
+        if !self.cache.has_room(LONGEST + 4) || self.cache.ops.is_empty() {
             self.clear_cache();
         }
         let start = gpa & 0xfff;
@@ -120,7 +120,14 @@ impl Cpu {
         head.imm = key;
         self.cache.ops.push(head);
         let first = self.cache.ops.len();
+        if self.budget.is_some() {
+            let mut spend = op_of(&Instruction::default(), start);
+            spend.handler = Cell::new(fast::spend);
+            self.cache.ops.push(spend);
+        }
+        let first_instruction = self.cache.ops.len();
         let mut offset = start;
+        let mut instructions = 0;
         let mut before = Instruction::default();
         for _ in 0..LONGEST {
             if !decoder.can_decode() {
@@ -136,7 +143,8 @@ impl Cpu {
             if instruction.is_invalid() && is_too_long(bits, code.get(at..).unwrap_or_default()) {
                 break;
             }
-            if !(self.cache.ops.len() > first && self.fuse(&before, &instruction)) {
+            instructions += 1;
+            if !(self.cache.ops.len() > first_instruction && self.fuse(&before, &instruction)) {
                 self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
             }
             before = instruction;
@@ -147,6 +155,11 @@ impl Cpu {
         }
         if offset == start {
             return None;
+        }
+        if self.budget.is_some()
+            && let Some(spend) = self.cache.ops.get_mut(first)
+        {
+            spend.imm = instructions;
         }
         // Also behind a branch: it may not be taken.
         let mut end = op_of(&Instruction::default(), offset);

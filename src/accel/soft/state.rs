@@ -145,6 +145,8 @@ pub struct Cpu {
     pub interrupts: Arc<dyn InterruptController>,
     /// One instruction is executed outside the block cache; it may write over its own code.
     pub(super) stepping: bool,
+    /// Instructions that may still be executed; none is no limit.
+    pub(super) budget: Option<u64>,
 }
 
 /// Bits of `Cpu::pending`.
@@ -249,6 +251,7 @@ impl Cpu {
             lapic: lone_apic(id),
             interrupts: Arc::new(NoInterrupts),
             stepping: false,
+            budget: None,
         };
         cpu.gpr[2] = 0x0006_0fb1;
         cpu.update_mode();

@@ -169,6 +169,18 @@ pub fn leave_block(cpu: &mut Cpu, op: &Op) -> Next {
     }
 }
 
+/// The first operation of each block while the number of instructions is limited: takes those of the block,
+/// `op.imm`, from what is left. The last ones are executed one by one.
+pub fn spend(cpu: &mut Cpu, op: &Op) -> Next {
+    match cpu.budget.map(|left| left.checked_sub(op.imm)) {
+        Some(None) => stopped(cpu, op),
+        left => {
+            cpu.budget = left.flatten();
+            op.next(cpu)
+        }
+    }
+}
+
 /// An instruction in its general form.
 pub fn general(cpu: &mut Cpu, op: &Op) -> Next {
     let Some(detail) = cpu.cache.details.get(op.imm as usize) else { return stopped(cpu, op) };
