@@ -156,6 +156,12 @@ impl Cpu {
         if offset == start {
             return None;
         }
+        if before.mnemonic() == Mnemonic::Sti
+            && self.is_long()
+            && let Some(sti) = self.cache.ops.last()
+        {
+            sti.handler.set(execute::LAST_STI);
+        }
         if self.budget.is_some()
             && let Some(spend) = self.cache.ops.get_mut(first)
         {
@@ -211,18 +217,21 @@ impl Cpu {
         self.cache.ops.push(op);
     }
 
+    pub(super) fn flush_writes_of_page(&mut self, gpa: u64) {
+        if let Some(host) = self.ram.host(gpa & !0xfff, 4096) {
+            self.tlb.flush_writes_of(host as u64);
+        }
+    }
+
     /// Marks granules of a page as code, so that stores to them are noticed; false if another vCPU may
     /// still store to the page unnoticed.
     fn claim_code(&mut self, gpa: u64, page: usize, granules: u64) -> bool {
         let Some(code) = self.ram.code(page) else { return false };
-        let before = code.fetch_or(granules, Ordering::SeqCst);
-        if before == 0
-            && let Some(host) = self.ram.host(gpa & !0xfff, 4096)
-        {
-            self.tlb.flush_writes_of(host as u64);
-            if !self.is_alone() {
-                self.drop_store_translations_of_others();
-            }
+        if !self.is_alone() {
+            return self.claim_shared_code(gpa, page, granules);
+        }
+        if code.fetch_or(granules, Ordering::SeqCst) == 0 {
+            self.flush_writes_of_page(gpa);
         }
         true
     }
@@ -343,16 +352,10 @@ impl Cpu {
     pub(super) fn invalidate_code(&mut self, page: usize, granules: u64) {
         let left = self.drop_blocks(page, granules);
         let alone = self.is_alone();
-        if let Some(code) = self.ram.code(page) {
-            if alone {
-                code.store(left, Ordering::SeqCst);
-            } else {
-                // Every vCPU drops its blocks there.
-                code.fetch_and(!granules, Ordering::SeqCst);
-            }
-        }
         if !alone {
-            self.tell_written(page, granules);
+            self.release_shared_code(page, granules);
+        } else if let Some(code) = self.ram.code(page) {
+            code.store(left, Ordering::SeqCst);
         }
     }
 

@@ -115,7 +115,9 @@ impl Cpu {
             self.lapic.extint_taken();
             self.interrupts.extint_acknowledge()
         } else {
-            self.interrupt_waiting = events & EVENT_NMI != 0;
+            // The 8259 pair's request waits for LINT0, of whose unmasking nobody tells.
+            self.interrupt_waiting =
+                events & EVENT_NMI != 0 || self.id == 0 && self.interrupts.extint_pending();
             return;
         };
         if let Some(vector) = vector {

@@ -288,6 +288,45 @@ fn a_kick_ends_an_endless_loop() {
     assert_eq!(thread.join().unwrap(), Stop::Kicked);
 }
 
+#[test]
+fn an_sti_that_ends_its_block_still_holds_off_interrupts() {
+    let memory = ram();
+    // The last byte of a page; hlt in the next one.
+    let mut cpu = long(&memory, &[0xf4]);
+    memory.write_obj(0xf4fbu16, GuestAddress(CODE + 0xfff)).unwrap();
+    cpu.rip = CODE + 0xfff;
+    let first = cpu.block().unwrap().unwrap();
+    let op = std::ptr::from_ref(&cpu.cache.ops[first as usize]);
+    // SAFETY: the cache's vector does not move.
+    let (handler, op) = unsafe { ((*op).handler.get(), &*op) };
+    assert!(handler(&mut cpu, op).is_null());
+    assert_eq!((cpu.rip, cpu.interrupt_shadow), (CODE + 0x1000, true));
+    run(&mut cpu);
+    assert_eq!((cpu.rip, cpu.interrupt_shadow), (CODE + 0x1001, false));
+}
+
+#[test]
+fn a_limit_of_instructions_is_kept_exactly() {
+    let memory = ram();
+    // 1: inc eax; jmp 1b
+    let mut cpu = long(&memory, &[0xff, 0xc0, 0xeb, 0xfc]);
+    for most in [1u64, 7, 63, 64, 65, 1000, 1001] {
+        cpu.gpr[0] = 0;
+        cpu.rip = CODE;
+        cpu.clear_cache();
+        cpu.budget = Some(most);
+        assert_eq!(cpu.execute(), Stop::Spent);
+        assert_eq!((cpu.gpr[0], cpu.budget), (most.div_ceil(2), Some(0)));
+    }
+    // An instruction that faults counts, or a handler that faults would never end.
+    cpu.idt.limit = 0;
+    cpu.rip = CODE;
+    memory.write_obj(0x0b0fu16, GuestAddress(CODE)).unwrap();
+    cpu.clear_cache();
+    cpu.budget = Some(1000);
+    assert_eq!(cpu.execute(), Stop::Abort(AbortReason::TripleFault));
+}
+
 /// Instructions of registers RAX to RBX and of memory at RSI, without control transfers.
 const MENU: &[&[u8]] = &[
     &[0x48, 0x01, 0xc8],             // add rax, rcx

@@ -290,7 +290,7 @@ fn long_mode(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
             Some(s::pop_r::<true>)
         }
         Code::Cli => Some(s::cli),
-        Code::Sti => Some(s::sti),
+        Code::Sti => Some(s::sti::<false>),
         Code::Leaveq => Some(s::leave::<true>),
         Code::Retnq => Some(s::ret::<true>),
         Code::Retnq_imm16 => {
@@ -546,6 +546,9 @@ fn imul(i: &Instruction, op: &mut Op) -> Option<Handler> {
         _ => None,
     }
 }
+
+/// The handler of an STI that ends a block of 64-bit mode.
+pub const LAST_STI: Handler = s::sti::<true>;
 
 /// Joins a CMP or TEST of registers of 32 or 64 bits with the Jcc that follows; `first` is the operation
 /// of the former, and gets the fields of the latter.

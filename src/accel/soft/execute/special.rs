@@ -580,8 +580,9 @@ fn not_allowed(cpu: &mut Cpu, op: &Op) -> Next {
     stopped(cpu, op)
 }
 
-/// STI: the block goes on unless an interrupt waits.
-pub fn sti(cpu: &mut Cpu, op: &Op) -> Next {
+/// STI: the block goes on unless an interrupt waits. As the `LAST` of a block it leaves in any case: an interrupt
+/// that comes between two blocks would come before the instruction behind the STI.
+pub fn sti<const LAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     if cpu.cpl > cpu.iopl() {
         return not_allowed(cpu, op);
     }
@@ -589,7 +590,7 @@ pub fn sti(cpu: &mut Cpu, op: &Op) -> Next {
         return op.next(cpu);
     }
     cpu.rflags_rest |= rflags::IF;
-    if cpu.interrupt_waiting || cpu.pending.load(std::sync::atomic::Ordering::Relaxed) != 0 {
+    if LAST || cpu.interrupt_waiting || cpu.pending.load(std::sync::atomic::Ordering::Relaxed) != 0 {
         cpu.interrupt_shadow = true;
         cpu.rip = cpu.page_base.wrapping_add(op.end());
         return LEAVE;
