@@ -38,6 +38,9 @@ pub struct Cache {
 /// The mode in the key of 64-bit code.
 pub const MODE_LONG: u64 = 2;
 
+/// The mode in the key of flat 32-bit code, see `Cpu::flat`.
+pub const MODE_FLAT: u64 = 3;
+
 /// The key of a block.
 #[must_use]
 pub fn key(gpa: u64, mode: u64) -> u64 {
@@ -167,6 +170,7 @@ impl Cpu {
     pub(super) fn mode_key(&self) -> u64 {
         match self.code_bits() {
             64 => MODE_LONG,
+            32 if self.flat => MODE_FLAT,
             32 => 1,
             _ => 0,
         }

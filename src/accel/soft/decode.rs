@@ -83,6 +83,7 @@ impl Cpu {
         } else {
             self.translate(la, Want::Execute, Access::Current)?
         };
+        debug_assert_eq!(self.flat, self.is_flat());
         let Some(page) = self.ram.page_number(gpa) else { return Ok(None) };
         self.set_code_page(gpa, rip);
         let key = key(gpa, self.mode_key());
@@ -157,7 +158,7 @@ impl Cpu {
             return None;
         }
         if before.mnemonic() == Mnemonic::Sti
-            && self.is_long()
+            && self.has_quick_forms()
             && let Some(sti) = self.cache.ops.last()
         {
             sti.handler.set(execute::LAST_STI);
@@ -169,7 +170,7 @@ impl Cpu {
         }
         // Also behind a branch: it may not be taken.
         let mut end = op_of(&Instruction::default(), offset);
-        end.handler = Cell::new(fast::end_block);
+        end.handler = Cell::new(if self.flat { fast::end_block::<true> } else { fast::end_block::<false> });
         end.imm = offset;
         self.cache.ops.push(end);
         self.cache.add(key, first as u32, granules(gpa, offset - start), page);
@@ -178,18 +179,24 @@ impl Cpu {
 
     /// Joins a conditional jump with the operation before it, where there is a handler for both.
     fn fuse(&mut self, before: &Instruction, jump: &Instruction) -> bool {
-        if jump.flow_control() != FlowControl::ConditionalBranch || !self.is_long() {
+        if jump.flow_control() != FlowControl::ConditionalBranch || !self.has_quick_forms() {
             return false;
         }
+        let flat = self.flat;
         let Some(op) = self.cache.ops.last_mut() else { return false };
-        let Some(handler) = execute::fuse(op, before, jump) else { return false };
+        let Some(handler) = execute::fuse(op, before, jump, flat) else { return false };
         op.handler = Cell::new(handler);
         true
     }
 
+    /// Whether the code has handlers for memory, stack and branches: 64-bit mode, and flat 32-bit code.
+    fn has_quick_forms(&self) -> bool {
+        self.is_long() || self.flat
+    }
+
     fn ends_after(&self, i: &Instruction) -> bool {
-        // STI looks for interrupts itself in 64-bit mode.
-        (ends_block(i) || general(i).1) && !(i.mnemonic() == Mnemonic::Sti && self.is_long())
+        // STI looks for interrupts itself where it has a handler of its own.
+        (ends_block(i) || general(i).1) && !(i.mnemonic() == Mnemonic::Sti && self.has_quick_forms())
     }
 
     /// Appends the operation of an instruction at `offset` of its page.
