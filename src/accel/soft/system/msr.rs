@@ -28,6 +28,7 @@ pub mod number {
     pub const DEBUGCTL: u32 = 0x1d9;
     pub const PAT: u32 = 0x277;
     pub const TSC_DEADLINE: u32 = 0x6e0;
+    pub const PKRS: u32 = 0x6e1;
     pub const X2APIC: std::ops::RangeInclusive<u32> = 0x800..=0x8ff;
     pub const EFER: u32 = 0xc000_0080;
     pub const STAR: u32 = 0xc000_0081;
@@ -156,6 +157,7 @@ pub fn read(cpu: &mut Cpu, msr: u32) -> Exec<u64> {
         // The last branch and the last interrupt, which are not recorded.
         0x1db..=0x1de => 0,
         PAT => msrs.pat,
+        PKRS => u64::from(cpu.pkrs),
         EFER => cpu.efer,
         STAR => msrs.star,
         LSTAR => msrs.lstar,
@@ -202,6 +204,7 @@ pub fn write(cpu: &mut Cpu, msr: u32, value: u64) -> Exec {
         }
         DEBUGCTL if value & !DEBUGCTL_ALL == 0 => msrs.debugctl = value,
         PAT if mtrr::is_pat(value) => msrs.pat = value,
+        PKRS if narrow => cpu.set_protection_keys(cpu.pkru, value as u32),
         EFER => return write_efer(cpu, value),
         STAR => msrs.star = value,
         LSTAR if canonical => msrs.lstar = value,
