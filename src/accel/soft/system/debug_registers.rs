@@ -152,6 +152,12 @@ impl Cpu {
         self.raise(vector::DB, None)
     }
 
+    /// Raises the trap of single-stepping behind an instruction that has completed.
+    pub fn raise_single_step(&mut self) {
+        self.note_debug_condition(BS);
+        self.abort = AbortReason::Exception(Exception { vector: vector::DB, error_code: None });
+    }
+
     /// Before an instruction that may be followed by a trap.
     pub(in crate::accel::soft) fn start_trace(&mut self) -> Trace {
         self.system.untraced = false;

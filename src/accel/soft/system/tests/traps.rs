@@ -48,6 +48,23 @@ fn an_interrupt_instruction_is_not_stepped_into() {
 }
 
 #[test]
+fn a_sysret_that_sets_tf_traps_before_the_program_goes_on() {
+    for sysret in [&[0x48, 0x0f, 0x07][..], &[0x0f, 0x07]] {
+        for was_stepping in [false, true] {
+            let mut cpu = machine(sysret, &[HLT]);
+            put(&mut cpu, CODE + 0x100, 1, HLT.into());
+            (cpu.gpr[1], cpu.gpr[11]) = (CODE + 0x100, TF);
+            cpu.system.msrs.star = u64::from(USER_CODE32) << 48;
+            cpu.set_rflags(if was_stepping { TF } else { 0 });
+            run(&mut cpu);
+            assert_eq!((cpu.rip, cpu.dr[6] & BS), (HANDLER + 1, BS));
+            assert_eq!(stack(&cpu, 8, 3)[0], CODE + 0x100);
+            assert_eq!(stack(&cpu, 8, 3)[2], TF | 2);
+        }
+    }
+}
+
+#[test]
 fn a_load_of_ss_holds_the_trap_off() {
     // mov ss, ax; nop
     let mut cpu = machine(&[0x8e, 0xd0, 0x90, HLT], &[HLT]);
