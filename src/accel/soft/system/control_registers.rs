@@ -37,10 +37,12 @@ pub const CR4_ALL: u64 = cr4::TSD
     | cr4::FSGSBASE
     | cr4::OSXSAVE
     | cr4::SMEP
-    | cr4::SMAP;
+    | cr4::SMAP
+    | cr4::PKE
+    | cr4::PKS;
 
 /// Bits of CR4 whose change makes translations stale.
-const CR4_TRANSLATION: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP | cr4::SMAP;
+const CR4_TRANSLATION: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP | cr4::SMAP | cr4::PKE | cr4::PKS;
 
 /// Reserved bits of a page-directory-pointer entry in PAE paging.
 const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << MAXPHYADDR) - 1);

@@ -197,6 +197,8 @@ pub fn execute(cpu: &mut Cpu, instruction: &Instruction) -> Exec<Flow> {
         Mnemonic::Vmcall | Mnemonic::Vmmcall => counters::hypercall(cpu),
         Mnemonic::Xgetbv => xsave::xgetbv(cpu)?,
         Mnemonic::Xsetbv => xsave::xsetbv(cpu)?,
+        Mnemonic::Rdpkru => xsave::rdpkru(cpu)?,
+        Mnemonic::Wrpkru => xsave::wrpkru(cpu)?,
         Mnemonic::Ldmxcsr => xsave::ldmxcsr(cpu, i)?,
         Mnemonic::Stmxcsr => xsave::stmxcsr(cpu, i)?,
         Mnemonic::Fxsave => xsave::fxsave(cpu, i, false)?,

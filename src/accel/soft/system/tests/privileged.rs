@@ -114,7 +114,7 @@ fn cr3_and_cr4_reserved_bits() {
     let mut cpu = long(0);
     assert!(control_registers::write_cr3(&mut cpu, 1 << 40).is_err());
     assert!(control_registers::write_cr3(&mut cpu, PAGES | 0x18).is_ok());
-    for bit in [0, 1, 12, 13, 14, 15, 17, 19, 22, 23, 24, 32, 63] {
+    for bit in [0, 1, 12, 13, 14, 15, 17, 19, 23, 25, 32, 63] {
         let value = cpu.cr4 | 1 << bit;
         assert!(control_registers::write_cr4(&mut cpu, value).is_err(), "bit {bit}");
     }
@@ -202,6 +202,8 @@ fn msrs_take_what_they_should_and_give_it_back() {
         (n::DEBUGCTL, 3, true),
         (n::DEBUGCTL, 1 << 6, false),
         (n::TSC_ADJUST, 0, true),
+        (kvmclock::ASYNC_PF, 0x5043, true),
+        (kvmclock::ASYNC_PF, 0x5011, false),
         (0x2ff, 0xc06, true),
         (0x48, 0, false),
         (0x3a, 0, false),
