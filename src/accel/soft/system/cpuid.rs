@@ -54,14 +54,14 @@ const LEAF1_EDX: u32 = 1
 const EDX_APIC: u32 = 1 << 9;
 const EDX_HTT: u32 = 1 << 28;
 
-/// Leaf 1, ECX: SSE3, PCLMULQDQ, SSSE3, CX16, SSE4.1, SSE4.2, x2APIC.
-const LEAF1_ECX_LOW: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 21;
+/// Leaf 1, ECX: SSE3, PCLMULQDQ, SSSE3, CX16, PCID, SSE4.1, SSE4.2, x2APIC.
+const LEAF1_ECX_LOW: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 21;
 /// Leaf 1, ECX: these, POPCNT, TSC-deadline, AES, XSAVE, RDRAND, hypervisor.
 const LEAF1_ECX: u32 = LEAF1_ECX_LOW | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26 | 1 << 30 | 1 << 31;
 const ECX_OSXSAVE: u32 = 1 << 27;
 
-/// Leaf 7.0, EBX: FSGSBASE, `TSC_ADJUST`, SMEP, ERMS, RDSEED, SMAP, CLFLUSHOPT, CLWB.
-const LEAF7_EBX: u32 = 1 | 1 << 1 | 1 << 7 | 1 << 9 | 1 << 18 | 1 << 20 | 1 << 23 | 1 << 24;
+/// Leaf 7.0, EBX: FSGSBASE, `TSC_ADJUST`, SMEP, ERMS, INVPCID, RDSEED, SMAP, CLFLUSHOPT, CLWB.
+const LEAF7_EBX: u32 = 1 | 1 << 1 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 20 | 1 << 23 | 1 << 24;
 /// Leaf 7.0, ECX: UMIP, PKU, RDPID, PKS.
 const LEAF7_ECX: u32 = 1 << 2 | 1 << 3 | 1 << 22 | 1 << 31;
 const ECX_OSPKE: u32 = 1 << 4;
