@@ -6,6 +6,7 @@
 
 mod exec;
 mod logging;
+mod machine;
 mod run;
 mod steps;
 
@@ -19,6 +20,7 @@ use clap_complete::Shell;
 
 use crate::accel::AccelKind;
 pub use exec::ExecArgs;
+pub use machine::MachineFlags;
 pub use run::RunArgs;
 
 /// Exit status of vm-accel's own failures, a wrong command line among them.

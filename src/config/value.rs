@@ -60,6 +60,17 @@ pub fn parse_memory(text: &str) -> Result<u64, ValueError> {
     Ok(bytes)
 }
 
+/// Parses an exit status.
+///
+/// # Errors
+/// When it is no number from 0 to 255.
+pub fn parse_status(text: &str) -> Result<u8, ValueError> {
+    let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
+        ValueError::new("not an exit status", "Write a number from 0 to 255, such as 120 for a panic")
+    })
+}
+
 /// Parses a number of vCPUs.
 ///
 /// # Errors

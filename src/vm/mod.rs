@@ -35,7 +35,7 @@ use crate::memory::{self, GuestMemory, MemoryError};
 use crate::outcome::Outcome;
 use crate::script::Verdict;
 pub use extension::{Extension, HostOutput, Wiring};
-pub use facts::{ExitCounts, Facts};
+pub use facts::{ExitCounts, Facts, Registers};
 use host::Host;
 use machine::Machine;
 use run_state::{End, RunState};
@@ -386,7 +386,7 @@ fn patience(host: &Host, interrupted: bool) -> impl FnMut() -> bool + '_ {
 }
 
 /// Runs all vCPUs to the end of the run: vCPU 0 on this thread, which saves a short run a thread. Tells
-/// the last registers of vCPU 0, too, if somebody wants them.
+/// the last registers of each vCPU, too, if somebody wants them.
 fn execute(
     vcpus: Vec<PlatformVcpu>,
     platform: Platform,
@@ -394,7 +394,7 @@ fn execute(
     state: &Arc<RunState>,
     boots_again: impl Fn(&Outcome) -> bool,
     wants_registers: bool,
-) -> (End, Option<Vec<(String, u64)>>) {
+) -> (End, Vec<Option<Registers>>) {
     let platform = Arc::new(platform);
     let supervisor = spawn("supervisor", state, move || {
         supervisor.watch();
@@ -402,18 +402,20 @@ fn execute(
     });
     let supervisor = match supervisor {
         Ok(thread) => thread,
-        Err(error) => return (Err(error), None),
+        Err(error) => return (Err(error), Vec::new()),
     };
     let mut vcpus = vcpus.into_iter();
     let Some(mut boot_vcpu) = vcpus.next() else {
-        return (Err(VmError::Panicked("a machine without a vCPU".into())), None);
+        return (Err(VmError::Panicked("a machine without a vCPU".into())), Vec::new());
     };
+    let last = move |vcpu: &PlatformVcpu| wants_registers.then(|| facts::registers(vcpu)).flatten();
     let mut threads = Vec::new();
     for mut vcpu in vcpus {
         let platform = Arc::clone(&platform);
         let shared = Arc::clone(state);
         let thread = spawn(&format!("vcpu{}", vcpu.get_id()), state, move || {
-            run_vcpu(&mut vcpu, &platform, &shared).map_err(VmError::from)
+            run_vcpu(&mut vcpu, &platform, &shared)?;
+            Ok(last(&vcpu))
         });
         match thread {
             Ok(thread) => threads.push(thread),
@@ -424,16 +426,18 @@ fn execute(
         }
     }
     guarded("vcpu0", state, || run_vcpu(&mut boot_vcpu, &platform, state).map_err(VmError::from));
-    for thread in threads {
-        // A panic inside was caught and has ended the run.
-        let _ = thread.join();
-    }
+    // A panic inside was caught and has ended the run.
+    let others: Vec<_> = threads.into_iter().map(|thread| thread.join().ok().flatten().flatten()).collect();
     let end = state.take_end().unwrap_or_else(|| Err(VmError::Panicked("the run loop".into())));
     // At the run's end it is not joined: it ends by itself, and a short run need not wait for that.
     if end.as_ref().is_ok_and(boots_again) {
         let _ = supervisor.join();
     }
-    let registers = wants_registers.then(|| facts::registers(&boot_vcpu)).flatten();
+    let mut registers = Vec::new();
+    if wants_registers {
+        registers.push(last(&boot_vcpu));
+        registers.extend(others);
+    }
     let end = end.map(|outcome| match outcome {
         Outcome::Hung { rip: None } => Outcome::Hung { rip: linear_rip(&boot_vcpu) },
         outcome => outcome,
@@ -442,20 +446,21 @@ fn execute(
 }
 
 /// Does `work`; an error or a panic in it ends the run.
-fn guarded(name: &str, state: &RunState, work: impl FnOnce() -> Result<(), VmError>) {
+fn guarded<T>(name: &str, state: &RunState, work: impl FnOnce() -> Result<T, VmError>) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(())) => {}
+        Ok(Ok(result)) => return Some(result),
         Ok(Err(error)) => state.finish(Err(error)),
         Err(_) => state.finish(Err(VmError::Panicked(format!("the thread {name}")))),
     }
+    None
 }
 
 /// Starts a thread whose errors and panics end the run.
-fn spawn(
+fn spawn<T: Send + 'static>(
     name: &str,
     state: &Arc<RunState>,
-    work: impl FnOnce() -> Result<(), VmError> + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, VmError> {
+    work: impl FnOnce() -> Result<T, VmError> + Send + 'static,
+) -> Result<std::thread::JoinHandle<Option<T>>, VmError> {
     let state = Arc::clone(state);
     let thread_name = name.to_owned();
     std::thread::Builder::new()
