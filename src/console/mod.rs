@@ -16,5 +16,6 @@ mod platform;
 
 pub use input::{RoomBell, StdinPump};
 pub use output::{GuestOutput, OutputError, Sink, Waker};
+pub use platform::child;
 pub use platform::{Doorbell, Input, OutputFile, RawMode, ResourceUsage, Signals};
 pub use say::say;

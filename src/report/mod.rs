@@ -80,6 +80,12 @@ impl Target {
         Ok(Self { flag, path: path.to_owned(), file })
     }
 
+    /// Whether this is stdout.
+    #[must_use]
+    pub fn is_stdout(&self) -> bool {
+        self.file.is_none()
+    }
+
     /// Writes the report.
     ///
     /// # Errors

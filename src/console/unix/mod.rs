@@ -1,5 +1,6 @@
 //! The terminal of a POSIX host.
 
+pub mod child;
 mod doorbell;
 mod output_file;
 mod signals;
