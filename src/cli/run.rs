@@ -34,7 +34,7 @@ pub struct RunArgs {
     /// A Multiboot module; may be repeated
     #[arg(long = "module", value_name = "PATH[,CMDLINE]")]
     pub modules: Vec<String>,
-    /// COM1, repeated COM2 to COM4: stdio, null, file:PATH or none [default: stdio]
+    /// COM1, repeated COM2 to COM4: stdio, null, file:PATH, unix:PATH, pty or none [default: stdio]
     #[arg(long, value_name = "BACKEND")]
     pub serial: Vec<String>,
     /// Boot a bzImage as it is; do not decompress it on the host

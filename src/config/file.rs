@@ -209,6 +209,7 @@ impl<'a, 'i> Entry<'a, 'i> {
     fn serial(&self) -> Result<Option<SerialBackend>, ConfigError> {
         Ok(match self.parsed(value::parse_serial)? {
             Some(SerialBackend::File(path)) => Some(SerialBackend::File(self.file.folder.join(path))),
+            Some(SerialBackend::Unix(path)) => Some(SerialBackend::Unix(self.file.folder.join(path))),
             other => other,
         })
     }
@@ -300,7 +301,7 @@ mod tests {
             memory = 256
             cpus = 2
             accel = "soft"
-            serial = ["stdio", "file:com2.log", "none", "null"]
+            serial = ["stdio", "file:com2.log", "unix:com3", "pty"]
             timeout = 1.5
             debug_exit = "qemu"
             on_reset = "reboot"
@@ -341,8 +342,8 @@ mod tests {
             serial: Some(vec![
                 Some(SerialBackend::Stdio),
                 Some(SerialBackend::File("/vms/com2.log".into())),
-                None,
-                Some(SerialBackend::Null),
+                Some(SerialBackend::Unix("/vms/com3".into())),
+                Some(SerialBackend::Pty),
             ]),
             timeout: Some(Duration::from_millis(1500)),
             debug_exit: Some(DebugExit::Qemu),

@@ -63,6 +63,10 @@ pub enum SerialBackend {
     Stdio,
     /// A file, output only; replaced if it exists.
     File(PathBuf),
+    /// A Unix socket at this path, which is listened on.
+    Unix(PathBuf),
+    /// A new pty, whose name is told on stderr.
+    Pty,
     /// Nowhere.
     Null,
 }
@@ -330,10 +334,12 @@ fn serial_ports(ports: Vec<Option<SerialBackend>>) -> Result<[Option<SerialBacke
         ));
     }
     for (index, port) in ports.into_iter().enumerate() {
-        if matches!(port, Some(SerialBackend::Stdio | SerialBackend::File(_))) && serial.contains(&port) {
+        if matches!(port, Some(SerialBackend::Stdio | SerialBackend::File(_) | SerialBackend::Unix(_)))
+            && serial.contains(&port)
+        {
             return Err(conflict(
                 format!("`serial` connects COM{} to what another port is connected to already", index + 1),
-                "Give each port a file of its own, and `stdio` to one port only",
+                "Give each port a file or socket of its own, and `stdio` to one port only",
             ));
         }
         if let Some(slot) = serial.get_mut(index) {

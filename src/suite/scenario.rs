@@ -118,8 +118,8 @@ fn check_files(scenarios: &[Scenario]) -> Result<(), SuiteError> {
     for scenario in scenarios {
         let config = &scenario.config;
         let serial = config.serial.iter().flatten().filter_map(|backend| match backend {
-            SerialBackend::File(path) => Some(path),
-            SerialBackend::Stdio | SerialBackend::Null => None,
+            SerialBackend::File(path) | SerialBackend::Unix(path) => Some(path),
+            SerialBackend::Stdio | SerialBackend::Null | SerialBackend::Pty => None,
         });
         for path in serial.chain(&config.log).chain(&config.junit) {
             // Two paths of one new file have the same folder. Devices take everything.

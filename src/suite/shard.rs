@@ -70,7 +70,7 @@ mod tests {
         let of = |text| parse_shard(text).unwrap().of(&all).into_iter().copied().collect::<Vec<_>>();
         assert_eq!(of("1/1"), all);
         assert_eq!((of("1/2"), of("2/2")), (vec![1, 3, 5], vec![2, 4]));
-        assert_eq!(of("7/9"), []);
+        assert!(of("7/9").is_empty());
         for text in ["", "1", "/", "0/1", "1/0", "0/0", "3/2", "-1/2", "+1/2", "1/2/3", "a/b", "1 / 2"] {
             assert!(parse_shard(text).unwrap_err().remedy.contains("K/N"), "{text}");
         }

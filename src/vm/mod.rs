@@ -27,7 +27,7 @@ use crate::accel::{
     select::{self, Choice},
 };
 use crate::config::{KernelSource, Reaction, VmConfig};
-use crate::console::{self, GuestOutput, OutputError, RawMode};
+use crate::console::{self, GuestOutput, OutputError, RawMode, SocketError};
 use crate::devices::BusError;
 use crate::devices::acpi::{self, AcpiError, AcpiSpec};
 use crate::loader::{self, BootState, KernelImage, LoadError, LoadRequest};
@@ -77,6 +77,14 @@ pub enum VmError {
         /// The host's reason.
         reason: io::Error,
     },
+    /// A serial port's socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A serial port's pty.
+    #[error(
+        "cannot make a pty for a serial port: {0}. Use `--serial unix:PATH`, or give the process access to /dev/ptmx and /dev/pts"
+    )]
+    Pty(#[source] io::Error),
     /// The log of the serial output.
     #[error("cannot write the log {path}: {reason}. Name a file that you may write with `--log FILE`", path = .path.display())]
     Log {
@@ -208,11 +216,14 @@ pub fn run_with(
         };
     };
     host.stop_input();
+    let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
+    let handed_over = host.close_lines(patience(&host, interrupted));
     // The terminal is as it was before anything else is said on it.
     drop(raw_mode);
     facts.end = Some(Instant::now());
     (facts.serial_bytes, facts.first_serial_byte) = host.written.get();
     let outcome = script_judges(&host, end?);
+    unless_ended_from_outside(&outcome, handed_over)?;
     host.flush_files(config)?;
     if let Some(watcher) = &host.watcher {
         watcher.with_runner(|runner| {
@@ -318,12 +329,12 @@ fn boot(
     if let Some(watcher) = &host.watcher {
         watcher.set_ending(false);
     }
-    host.connect_stdin(machine.stdin.clone());
+    host.connect(&machine.serial);
     let supervisor = Supervisor {
         state: Arc::clone(&state),
         host: Arc::clone(host),
-        has_stdin: machine.stdin.is_some(),
-        com1: machine.com1,
+        has_stdin: config.uses_stdio(),
+        com1: machine.serial.into_iter().next().flatten(),
         button: machine.button,
         timers: machine.timers,
         output: output.clone(),
@@ -335,6 +346,7 @@ fn boot(
     let boots_again = |outcome: &Outcome| config.reactions.to(outcome) == Reaction::Reboot;
     let (end, registers) =
         execute(vcpus, machine.platform, supervisor, &state, boots_again, host.watcher.is_some());
+    host.disconnect();
     facts.registers = registers;
     facts.exits.add(&state.exits());
     let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
@@ -343,12 +355,20 @@ fn boot(
         .finish(patience(host, interrupted))
         .and(output.stderr.finish(patience(host, interrupted)));
     let outcome = end?;
-    match flushed {
-        // Who ends a run from outside may well have stopped reading, and wants that end as the status.
-        Err(error) if matches!(outcome, Outcome::Signalled(_) | Outcome::Escaped) => log::warn!("{error}"),
-        flushed => flushed?,
-    }
+    unless_ended_from_outside(&outcome, flushed)?;
     Ok(outcome)
+}
+
+/// Lost output is a failure. But who ends a run from outside may well have stopped reading, and wants that
+/// end as the status.
+fn unless_ended_from_outside(outcome: &Outcome, result: Result<(), OutputError>) -> Result<(), OutputError> {
+    match result {
+        Err(error) if matches!(outcome, Outcome::Signalled(_) | Outcome::Escaped) => {
+            log::warn!("{error}");
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// What the script makes of the guest's end: what the guest wrote counts before how it ended.
