@@ -106,6 +106,10 @@ pub struct Cpu {
     pub xmm: [u128; 16],
     /// MXCSR.
     pub mxcsr: u32,
+    /// PKRU: what each protection key denies on user pages.
+    pub pkru: u32,
+    /// `IA32_PKRS`: the same on supervisor pages.
+    pub pkrs: u32,
     /// The x87 unit.
     pub x87: X87,
     /// Why the last instruction did not complete.
@@ -236,6 +240,8 @@ impl Cpu {
             cpl: 0,
             xmm: [0; 16],
             mxcsr: 0x1f80,
+            pkru: 0,
+            pkrs: 0,
             x87: X87::default(),
             abort: AbortReason::None,
             interrupt_shadow: false,
@@ -431,6 +437,8 @@ pub mod cr4 {
     pub const OSXSAVE: u64 = 1 << 18;
     pub const SMEP: u64 = 1 << 20;
     pub const SMAP: u64 = 1 << 21;
+    pub const PKE: u64 = 1 << 22;
+    pub const PKS: u64 = 1 << 24;
 }
 
 /// Bits of EFER.
