@@ -78,6 +78,7 @@ pub struct Msrs {
     pub mtrrs: Mtrrs,
     pub kvm_wall_clock: u64,
     pub kvm_system_time: u64,
+    pub kvm_async_pf: u64,
     /// Version of the system time page.
     kvm_version: u32,
 }
@@ -102,6 +103,7 @@ impl Default for Msrs {
             mtrrs: Mtrrs::default(),
             kvm_wall_clock: 0,
             kvm_system_time: 0,
+            kvm_async_pf: 0,
             kvm_version: 0,
         }
     }
@@ -169,6 +171,7 @@ pub fn read(cpu: &mut Cpu, msr: u32) -> Exec<u64> {
         TSC_AUX => u64::from(msrs.tsc_aux),
         kvmclock::WALL_CLOCK | kvmclock::WALL_CLOCK_NEW => msrs.kvm_wall_clock,
         kvmclock::SYSTEM_TIME | kvmclock::SYSTEM_TIME_NEW => msrs.kvm_system_time,
+        kvmclock::ASYNC_PF => msrs.kvm_async_pf,
         _ => match msrs.mtrrs.read(msr) {
             Some(value) => value,
             None => return cpu.general_protection(),
@@ -222,6 +225,7 @@ pub fn write(cpu: &mut Cpu, msr: u32, value: u64) -> Exec {
             msrs.kvm_system_time = value;
             write_system_time(cpu);
         }
+        kvmclock::ASYNC_PF if value & kvmclock::ASYNC_PF_RESERVED == 0 => msrs.kvm_async_pf = value,
         _ => {
             if msrs.mtrrs.write(msr, value).is_none() {
                 return cpu.general_protection();

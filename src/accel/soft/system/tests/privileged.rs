@@ -284,6 +284,8 @@ fn msrs_take_what_they_should_and_give_it_back() {
         (n::DEBUGCTL, 3, true),
         (n::DEBUGCTL, 1 << 6, false),
         (n::TSC_ADJUST, 0, true),
+        (kvmclock::ASYNC_PF, 0x5043, true),
+        (kvmclock::ASYNC_PF, 0x5011, false),
         (0x2ff, 0xc06, true),
         (0x48, 0, false),
         (0x3a, 0, false),

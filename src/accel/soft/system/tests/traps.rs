@@ -86,6 +86,33 @@ fn an_instruction_breakpoint_faults_before_it_and_lets_it_pass_once_resumed() {
 }
 
 #[test]
+fn an_instruction_breakpoint_behind_a_load_of_ss_is_lost() {
+    let breakpoint = |program: &[u8], at: u64| {
+        let mut cpu = machine(program, &[HLT]);
+        cpu.gpr[0] = u64::from(DATA);
+        (cpu.dr[0], cpu.dr[6], cpu.dr[7]) = (at, 0xffff_0ff0, 0x401);
+        run(&mut cpu);
+        (cpu.rip, cpu.dr[6] & 0xf)
+    };
+    // mov ss, ax; nop; nop
+    let program = [0x8e, 0xd0, 0x90, 0x90, HLT];
+    assert_eq!(breakpoint(&program, CODE), (HANDLER + 1, 1));
+    assert_eq!(breakpoint(&program, CODE + 2), (CODE + 5, 0));
+    assert_eq!(breakpoint(&program, CODE + 3), (HANDLER + 1, 1));
+    // sti, and a load of DS, hold nothing of the kind off: sti; nop; mov ds, ax; nop
+    let program = [0xfb, 0x90, 0x8e, 0xd8, 0x90, HLT];
+    assert_eq!(breakpoint(&program, CODE + 1), (HANDLER + 1, 1));
+    assert_eq!(breakpoint(&program, CODE + 4), (HANDLER + 1, 1));
+    // mov ss, ax, long before; mov rcx, 0x401; mov dr7, rcx; nop
+    let program = [0x8e, 0xd0, 0x48, 0xc7, 0xc1, 1, 4, 0, 0, 0x0f, 0x23, 0xf9, 0x90, HLT];
+    let mut cpu = machine(&program, &[HLT]);
+    cpu.gpr[0] = u64::from(DATA);
+    cpu.dr[0] = CODE + 12;
+    run(&mut cpu);
+    assert_eq!((cpu.rip, cpu.dr[6] & 0xf), (HANDLER + 1, 1));
+}
+
+#[test]
 fn a_data_breakpoint_traps_behind_the_store() {
     // mov [rcx], eax
     let mut cpu = machine(&[0x89, 0x01, 0x90, HLT], &[HLT]);
