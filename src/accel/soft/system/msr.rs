@@ -213,8 +213,8 @@ pub fn write(cpu: &mut Cpu, msr: u32, value: u64) -> Exec {
         LSTAR if canonical => msrs.lstar = value,
         CSTAR if canonical => msrs.cstar = value,
         SFMASK if narrow => msrs.sfmask = value,
-        FS_BASE if canonical => cpu.seg[seg::FS].base = value,
-        GS_BASE if canonical => cpu.seg[seg::GS].base = value,
+        FS_BASE if canonical => set_base(cpu, seg::FS, value),
+        GS_BASE if canonical => set_base(cpu, seg::GS, value),
         KERNEL_GS_BASE if canonical => msrs.kernel_gs_base = value,
         TSC_AUX if narrow => msrs.tsc_aux = value as u32,
         kvmclock::WALL_CLOCK | kvmclock::WALL_CLOCK_NEW => {
@@ -233,6 +233,11 @@ pub fn write(cpu: &mut Cpu, msr: u32, value: u64) -> Exec {
         }
     }
     Ok(())
+}
+
+fn set_base(cpu: &mut Cpu, segment: usize, value: u64) {
+    cpu.seg[segment].base = value;
+    cpu.update_mode();
 }
 
 fn write_efer(cpu: &mut Cpu, value: u64) -> Exec {

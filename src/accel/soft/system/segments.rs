@@ -213,6 +213,7 @@ pub fn drop_privileged(cpu: &mut Cpu, cpl: u8) {
             }
         }
     }
+    cpu.update_mode();
 }
 
 /// What reading a segment register stores.
