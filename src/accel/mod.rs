@@ -7,6 +7,7 @@ mod regs;
 mod vcpu;
 
 mod ffi;
+pub mod host;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;
 pub mod measure;

@@ -10,11 +10,7 @@ mod input;
 mod output;
 mod say;
 
-#[cfg(unix)]
-#[path = "unix/mod.rs"]
-mod platform;
-
+pub use crate::accel::host::{Doorbell, Input, OutputFile, RawMode, ResourceUsage, Signals};
 pub use input::{RoomBell, StdinPump};
 pub use output::{GuestOutput, OutputError, Sink, Waker};
-pub use platform::{Doorbell, Input, OutputFile, RawMode, ResourceUsage, Signals};
 pub use say::say;

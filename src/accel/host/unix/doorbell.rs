@@ -49,11 +49,7 @@ impl Doorbell {
 
     /// [`Self::wait`] that also wakes when `input` can be read or is at its end; the second answer says
     /// that it is.
-    pub(in crate::console) fn wait_for_input(
-        &self,
-        input: Option<&Input>,
-        timeout: Option<Duration>,
-    ) -> (bool, bool) {
+    pub(crate) fn wait_for_input(&self, input: Option<&Input>, timeout: Option<Duration>) -> (bool, bool) {
         let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // `poll` ignores a negative descriptor.
         let mut fds = [entry(self.listen.as_raw_fd()), entry(input.map_or(-1, Input::fd))];

@@ -1,6 +1,7 @@
-//! The terminal of a POSIX host.
+//! A POSIX host.
 
 mod doorbell;
+mod files;
 mod output_file;
 mod signals;
 mod stdin;
@@ -12,9 +13,12 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 pub use doorbell::Doorbell;
+pub use files::{is_executable, is_fifo, modified_seconds, permissions};
+#[cfg(test)]
+pub(crate) use files::{make_executable, symlink};
 pub use output_file::OutputFile;
 pub use signals::Signals;
-pub(super) use stdin::Got;
+pub(crate) use stdin::Got;
 pub use stdin::Input;
 pub use terminal::RawMode;
 pub use usage::ResourceUsage;
