@@ -6,7 +6,7 @@ mod platform;
 mod regs;
 mod vcpu;
 
-mod ffi;
+pub mod ffi;
 pub mod host;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;
@@ -15,6 +15,7 @@ pub mod native;
 pub mod probe;
 pub mod select;
 pub mod soft;
+pub mod whpx;
 
 use std::fmt;
 use std::io;

@@ -39,6 +39,21 @@ impl SoftVcpu {
         Self { cpu: Box::new(cpu), wakeup, data: [0; 8], given: Given::Nothing, told_halted: false }
     }
 
+    /// Executes one instruction, or on with the one that has been answered; gives what it needs.
+    pub(super) fn step(&mut self) -> AbortReason {
+        self.cpu.execute_one()
+    }
+
+    /// Answers an access of `step`: with the value of a load, or `None` for a store.
+    pub(super) fn answer(&mut self, value: Option<u64>) {
+        self.cpu.replay.push(value.map_or(Answer::Write, Answer::Read));
+    }
+
+    /// Linear address and bytes of the instruction at RIP.
+    pub(super) fn instruction(&mut self) -> (u64, Vec<u8>) {
+        (self.cpu.code_address(self.cpu.rip), self.cpu.instruction_bytes())
+    }
+
     /// Takes over the answer to the last exit.
     fn take_answer(&mut self) {
         match std::mem::replace(&mut self.given, Given::Nothing) {
