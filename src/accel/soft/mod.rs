@@ -27,4 +27,5 @@ pub mod x87;
 
 pub use backend::SoftBackend;
 pub use emulator::{Access, Emulator, Registers, Step};
+pub use ram::HostRange;
 pub use vcpu::SoftVcpu;

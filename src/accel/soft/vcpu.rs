@@ -49,9 +49,20 @@ impl SoftVcpu {
         self.cpu.replay.push(value.map_or(Answer::Write, Answer::Read));
     }
 
-    /// Linear address and bytes of the instruction at RIP.
-    pub(super) fn instruction(&mut self) -> (u64, Vec<u8>) {
+    /// Linear address of the instruction at RIP, and its bytes as far as they can be read.
+    pub fn instruction(&mut self) -> (u64, Vec<u8>) {
         (self.cpu.code_address(self.cpu.rip), self.cpu.instruction_bytes())
+    }
+
+    /// Whether interrupts are held off until the next instruction has completed (STI, MOV SS).
+    #[must_use]
+    pub fn interrupt_shadow(&self) -> bool {
+        self.cpu.interrupt_shadow
+    }
+
+    /// Sets or ends that state.
+    pub fn set_interrupt_shadow(&mut self, shadow: bool) {
+        self.cpu.interrupt_shadow = shadow;
     }
 
     /// Takes over the answer to the last exit.
