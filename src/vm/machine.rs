@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use crate::accel::MsiSink;
-use crate::config::{DebugExit, SerialBackend, VmConfig};
+use crate::config::{DebugExit, VmConfig};
 use crate::console::GuestOutput;
 use crate::devices::acpi::{self, AcpiRegisters, PowerButton};
 use crate::devices::irqchip::IrqChip;
@@ -31,10 +31,8 @@ pub struct Machine {
     pub irqchip: Arc<IrqChip>,
     /// Devices with deadlines.
     pub timers: Timers,
-    /// The serial port that is on the terminal.
-    pub stdin: Option<Arc<Mutex<Serial>>>,
-    /// COM1.
-    pub com1: Option<Arc<Mutex<Serial>>>,
+    /// COM1 to COM4.
+    pub serial: [Option<Arc<Mutex<Serial>>>; 4],
     /// The power button.
     pub button: PowerButton,
 }
@@ -86,12 +84,11 @@ impl Machine {
         let (base, len) = (acpi::ACPI_PORT.into(), acpi::ACPI_PORTS.into());
         pc.ports.insert(base, len, "acpi registers", Arc::new(Mutex::new(registers)))?;
 
-        let on_stdio = config.serial.iter().position(|port| *port == Some(SerialBackend::Stdio));
-        let stdin = on_stdio.and_then(|port| pc.serial.get(port)?.clone());
-        let com1 = pc.serial.first().cloned().flatten();
-        for port in [&stdin, &com1].into_iter().flatten() {
-            let host = Arc::clone(host);
-            lock(port).set_room_waker(Arc::new(move || host.port_has_room()));
+        for (number, port) in pc.serial.iter().enumerate() {
+            if let Some(port) = port.as_ref().filter(|_| host.has_input_for(number)) {
+                let host = Arc::clone(host);
+                lock(port).set_room_waker(Arc::new(move || host.port_has_room(number)));
+            }
         }
         // After that, so that a waker of its own stays.
         if let Some(extension) = extension {
@@ -99,7 +96,7 @@ impl Machine {
             extension.attach(Wiring { ports, serial, events, host: streams.clone() })?;
         }
         let platform = Platform { ports: pc.ports, mmio: pc.mmio };
-        Ok(Self { platform, irqchip: pc.irqchip, timers: pc.timers, stdin, com1, button })
+        Ok(Self { platform, irqchip: pc.irqchip, timers: pc.timers, serial: pc.serial, button })
     }
 }
 
@@ -121,6 +118,10 @@ fn event_sink(state: &Arc<RunState>, debug_exit: DebugExit) -> EventSink {
 fn serial_sink(port: &SerialPort, state: &Arc<RunState>, output: &Arc<GuestOutput>) -> SerialSink {
     match port {
         SerialPort::Null => Box::new(|_| {}),
+        SerialPort::Line(line) => {
+            let line = Arc::clone(line);
+            Box::new(move |byte| line.push(byte))
+        }
         SerialPort::Stdio => {
             let output = Arc::clone(output);
             Box::new(move |byte| output.push(&[byte]))

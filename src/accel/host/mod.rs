@@ -14,8 +14,8 @@ use windows as system;
 
 pub(crate) use system::Got;
 pub use system::{
-    Doorbell, Input, OutputFile, RawMode, ResourceUsage, Signals, is_executable, is_fifo, modified_seconds,
-    permissions,
+    Doorbell, FarEnd, Input, OutputFile, RawMode, ResourceUsage, Signals, child, is_executable, is_fifo,
+    modified_seconds, permissions,
 };
 #[cfg(test)]
 pub(crate) use system::{make_executable, symlink};

@@ -1,9 +1,13 @@
 //! A POSIX host.
 
+pub mod child;
 mod doorbell;
+mod far_end;
 mod files;
 mod output_file;
+mod pty;
 mod signals;
+mod socket;
 mod stdin;
 mod terminal;
 mod usage;
@@ -13,6 +17,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 pub use doorbell::Doorbell;
+pub use far_end::FarEnd;
 pub use files::{is_executable, is_fifo, modified_seconds, permissions};
 #[cfg(test)]
 pub(crate) use files::{make_executable, symlink};

@@ -3,7 +3,9 @@
 //! Neither pipes nor consoles can be waited for together with an event there, so what may block has a
 //! thread of its own: one that reads stdin, one that writes an output which is no file.
 
+pub mod child;
 mod doorbell;
+mod far_end;
 mod files;
 mod output_file;
 mod signals;
@@ -14,6 +16,7 @@ mod usage;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use doorbell::Doorbell;
+pub use far_end::FarEnd;
 pub use files::{is_executable, is_fifo, modified_seconds, permissions};
 #[cfg(test)]
 pub(crate) use files::{make_executable, symlink};
