@@ -1,5 +1,5 @@
 /* bcryptprimitives.dll for Wine 8, which lacks it: Rust's standard library takes its random numbers from
- * ProcessPrng. Built beside the program by ci/windows. */
+ * ProcessPrng. Built beside the program by ci/windows-programs. */
 #include <windows.h>
 #include <ntsecapi.h>
 
