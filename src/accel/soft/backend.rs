@@ -1,18 +1,16 @@
 //! The software CPU as a backend.
 
-#![forbid(unsafe_code)]
-
 use std::sync::{Arc, PoisonError};
 
 use super::coherence::Peer;
-use super::ram::Ram;
+use super::ram::{HostRange, Ram};
 use super::state::{Cpu, pending};
 use super::system::System;
 use super::system::cpuid::Topology;
 use super::system::time::Clock;
 use super::vcpu::SoftVcpu;
 use super::wakeup::{Alarm, Wakeup};
-use crate::accel::{Accel, AccelError, AccelKind, AccelResult, MsiSink, VcpuSetup};
+use crate::accel::{Accel, AccelError, AccelKind, AccelResult, GuestArch, InterruptSink, MsiSink, VcpuSetup};
 use crate::devices::irqchip::lapic::{ApicBus, LapicSetup};
 use crate::devices::timer::HostClock;
 use crate::memory::GuestMemory;
@@ -39,6 +37,16 @@ impl SoftBackend {
             .map_err(|source| AccelError::Host { operation: "starting a thread", source })?;
         Ok(Self { ram: None, apics: ApicBus::new(), clock: Clock::default(), alarm })
     }
+
+    /// Takes host memory as guest RAM, in place of `map_memory`.
+    ///
+    /// # Safety
+    /// The ranges stay mapped, for reads and writes, as long as this virtual machine or a vCPU of it lives,
+    /// and all of the program takes them for memory that changes at any time.
+    pub unsafe fn map_host(&mut self, ranges: &[HostRange]) {
+        // SAFETY: the caller promises what is asked for.
+        self.ram = Some(unsafe { Ram::of_host(ranges) });
+    }
 }
 
 impl Drop for SoftBackend {
@@ -52,6 +60,10 @@ impl Accel for SoftBackend {
 
     fn kind(&self) -> AccelKind {
         AccelKind::Soft
+    }
+
+    fn guest(&self) -> GuestArch {
+        GuestArch::X86_64
     }
 
     fn map_memory(&mut self, memory: &GuestMemory) -> AccelResult<()> {
@@ -91,7 +103,7 @@ impl Accel for SoftBackend {
         Ok(SoftVcpu::new(cpu, wakeup))
     }
 
-    fn msi_sink(&self) -> Arc<dyn MsiSink> {
-        Arc::clone(&self.apics) as Arc<dyn MsiSink>
+    fn interrupt_sink(&self) -> InterruptSink {
+        InterruptSink::Lapic(Arc::clone(&self.apics) as Arc<dyn MsiSink>)
     }
 }
