@@ -1,5 +1,6 @@
 //! The virtual machine: memory, backend, devices, vCPU threads and the run loop.
 
+mod bios_timer;
 mod extension;
 mod facts;
 mod host;
@@ -314,6 +315,9 @@ fn boot(
         stderr: Arc::new(GuestOutput::stderr(waker)),
     };
     let machine = Machine::new(config, backend.msi_sink(), &state, host, &output, extension)?;
+    if boot.bios {
+        bios_timer::start(&machine.platform.ports);
+    }
     let interrupts = Arc::clone(&machine.irqchip) as Arc<dyn InterruptController>;
     let setup = VcpuSetup { cpus: config.cpus, interrupts };
     let mut vcpus = Vec::new();
