@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    Accel, AccelError, AccelKind, AccelResult, Activity, FpuRegs, GuestRegs, Kick, MsiSink, SpecialRegs,
-    VcpuExit, VcpuOps, VcpuResult, VcpuSetup,
+    Accel, AccelError, AccelKind, AccelResult, Activity, FpuRegs, GuestArch, GuestRegs, InterruptSink, Kick,
+    SpecialRegs, VcpuExit, VcpuOps, VcpuResult, VcpuSetup,
 };
 use crate::config::VmConfig;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::kvm::{KvmBackend, KvmVcpu};
 use super::soft::{SoftBackend, SoftVcpu};
 use super::whpx::{WhpxBackend, WhpxVcpu};
@@ -18,7 +18,7 @@ use super::whpx::{WhpxBackend, WhpxVcpu};
 /// One virtual machine on whichever backend was asked for.
 pub enum PlatformBackend {
     /// Linux's KVM.
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmBackend),
     /// The Windows Hypervisor Platform; there is none on other hosts.
     Whpx(WhpxBackend),
@@ -29,7 +29,7 @@ pub enum PlatformBackend {
 /// A vCPU of whichever backend was asked for.
 pub enum PlatformVcpu {
     /// KVM's.
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmVcpu),
     /// WHPX's.
     Whpx(WhpxVcpu),
@@ -41,7 +41,7 @@ pub enum PlatformVcpu {
 macro_rules! each {
     ($value:expr, $inner:ident => $do:expr) => {
         match $value {
-            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm($inner) => $do,
             Self::Whpx($inner) => $do,
             Self::Soft($inner) => $do,
@@ -50,6 +50,18 @@ macro_rules! each {
 }
 
 impl PlatformBackend {
+    /// The architecture of the guests that the backend `kind` runs on this host; `None` where it does not
+    /// exist, and for `Auto`.
+    #[must_use]
+    pub fn guest_of(kind: AccelKind) -> Option<GuestArch> {
+        match kind {
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+            AccelKind::Kvm => Some(super::kvm::GUEST),
+            AccelKind::Whpx | AccelKind::Soft => Some(GuestArch::X86_64),
+            _ => None,
+        }
+    }
+
     /// Creates a virtual machine on the backend `kind`; `Auto` takes the fastest that works here and
     /// logs why (`select::choose` tells the reason as a value).
     ///
@@ -58,7 +70,7 @@ impl PlatformBackend {
     pub fn new(kind: AccelKind) -> AccelResult<Self> {
         match kind {
             AccelKind::Auto => {
-                let choice = super::select::choose()?;
+                let choice = super::select::choose(None)?;
                 log::info!("{}", choice.reason);
                 Ok(choice.backend)
             }
@@ -72,16 +84,16 @@ impl PlatformBackend {
     }
 }
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn kvm() -> AccelResult<PlatformBackend> {
     Ok(PlatformBackend::Kvm(KvmBackend::new()?))
 }
 
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 fn kvm() -> AccelResult<PlatformBackend> {
     Err(AccelError::NotOnThisPlatform {
         kind: AccelKind::Kvm,
-        remedy: "It is part of Linux on x86-64. Use `--accel auto`",
+        remedy: "It is part of Linux on x86-64 and AArch64. Use `--accel auto`",
     })
 }
 
@@ -92,21 +104,25 @@ impl Accel for PlatformBackend {
         each!(self, backend => backend.kind())
     }
 
+    fn guest(&self) -> GuestArch {
+        each!(self, backend => backend.guest())
+    }
+
     fn map_memory(&mut self, memory: &GuestMemory) -> AccelResult<()> {
         each!(self, backend => backend.map_memory(memory))
     }
 
     fn create_vcpu(&mut self, id: u32, setup: &VcpuSetup) -> AccelResult<PlatformVcpu> {
         match self {
-            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Kvm),
             Self::Whpx(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Whpx),
             Self::Soft(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Soft),
         }
     }
 
-    fn msi_sink(&self) -> Arc<dyn MsiSink> {
-        each!(self, backend => backend.msi_sink())
+    fn interrupt_sink(&self) -> InterruptSink {
+        each!(self, backend => backend.interrupt_sink())
     }
 
     fn run_machine(&mut self, config: &VmConfig) -> Option<AccelResult<Outcome>> {

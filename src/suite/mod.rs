@@ -20,9 +20,11 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use crate::accel::select;
-use crate::accel::{Accel, AccelKind};
+use crate::accel::{Accel, AccelKind, GuestArch};
+use crate::config::VmConfig;
 use crate::console::{Doorbell, Signals};
 use crate::report::Target;
+use crate::vm::guest_arch;
 use budget::Budget;
 pub use error::SuiteError;
 use process::{Launcher, Running, kill_all};
@@ -66,7 +68,7 @@ pub fn run(suite: &Suite) -> Result<u8, SuiteError> {
     let report = suite.report.as_deref().map(|path| Target::open("--report", path)).transpose()?;
     let junit = suite.junit.as_deref().map(|path| Target::open("--junit", path)).transpose()?;
     let on_stdout = [&report, &junit].into_iter().flatten().any(Target::is_stdout);
-    let launcher = Launcher::new(suite.logs.as_deref(), suite.flags.clone(), chosen(&scenarios)?)?;
+    let launcher = Launcher::new(suite.logs.as_deref(), suite.flags.clone(), AutoChoices::new(&scenarios))?;
     let mut results = Results::new(&scenarios, suite.shard);
     let mut show = Show::new(scenarios.len(), on_stdout);
     let signal = run_all(suite.jobs, &launcher, &scenarios, &mut results, &mut show)?;
@@ -154,14 +156,33 @@ fn drive<'a>(
     }
 }
 
-/// The backend for scenarios that leave the choice to us. It is measured once, while the host is quiet.
-fn chosen(scenarios: &[&Scenario]) -> Result<Option<AccelKind>, SuiteError> {
-    if scenarios.iter().all(|scenario| scenario.config.accel != AccelKind::Auto) {
-        return Ok(None);
+/// The backends for scenarios that leave the choice to us, by their guests' architecture. They are measured
+/// once, while the host is quiet. Where there is none, the scenario's own process says why.
+struct AutoChoices(Vec<(Option<GuestArch>, AccelKind)>);
+
+impl AutoChoices {
+    fn new(scenarios: &[&Scenario]) -> Self {
+        let mut choices: Vec<(Option<GuestArch>, AccelKind)> = Vec::new();
+        for scenario in scenarios.iter().filter(|scenario| scenario.config.accel == AccelKind::Auto) {
+            let Ok(wanted) = guest_arch(&scenario.config) else { continue };
+            if choices.iter().any(|(known, _)| *known == wanted) {
+                continue;
+            }
+            let Ok(choice) = select::choose(wanted) else { continue };
+            let kind = choice.backend.kind();
+            let level = if kind == AccelKind::Soft { Level::Warn } else { Level::Info };
+            log::log!(level, "{}", choice.reason);
+            choices.push((wanted, kind));
+        }
+        Self(choices)
     }
-    let choice = select::choose()?;
-    let kind = choice.backend.kind();
-    let level = if kind == AccelKind::Soft { Level::Warn } else { Level::Info };
-    log::log!(level, "{}", choice.reason);
-    Ok(Some(kind))
+
+    /// The backend for `config`, unless it names one.
+    fn backend_of(&self, config: &VmConfig) -> Option<AccelKind> {
+        if config.accel != AccelKind::Auto {
+            return None;
+        }
+        let wanted = guest_arch(config).ok()?;
+        self.0.iter().find(|(known, _)| *known == wanted).map(|(_, kind)| *kind)
+    }
 }

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{DEFAULT_LIMIT, Scenario, SuiteError};
-use crate::accel::AccelKind;
+use super::{AutoChoices, DEFAULT_LIMIT, Scenario, SuiteError};
 use crate::console::{Doorbell, child};
 use crate::report::Report;
 use crate::script::{AnsiFilter, Tail};
@@ -29,7 +28,7 @@ pub(super) struct Launcher {
     program: PathBuf,
     flags: Vec<OsString>,
     /// The backend of scenarios that leave the choice to us.
-    auto: Option<AccelKind>,
+    auto: AutoChoices,
     /// Where the output of each is kept.
     logs: Option<PathBuf>,
     /// Where the reports of each are until they are read, unless they are kept.
@@ -93,7 +92,7 @@ impl Launcher {
     pub(super) fn new(
         logs: Option<&Path>,
         flags: Vec<OsString>,
-        auto: Option<AccelKind>,
+        auto: AutoChoices,
     ) -> Result<Self, SuiteError> {
         if let Some(folder) = logs {
             fs::create_dir_all(folder)
@@ -135,9 +134,7 @@ impl Launcher {
         };
         let mut command = Command::new(&self.program);
         command.arg("run").arg(&scenario.file).args(&self.flags);
-        if scenario.config.accel == AccelKind::Auto
-            && let Some(kind) = self.auto
-        {
+        if let Some(kind) = self.auto.backend_of(&scenario.config) {
             command.args(["--accel", &kind.to_string()]);
         }
         // An older one of the same name would be taken for this run's, if this run wrote none.

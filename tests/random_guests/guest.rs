@@ -254,7 +254,9 @@ pub fn run(mut source: Source) -> Result<Report, String> {
     backend.map_memory(&ram).map_err(|e| e.to_string())?;
     let setup = VcpuSetup { cpus: 1, interrupts: Arc::new(NoInterrupts) };
     let mut vcpu = backend.create_vcpu(0, &setup).map_err(|e| e.to_string())?;
-    let SpecialRegs::X86_64(fresh) = vcpu.get_special_regs().map_err(|e| e.to_string())?;
+    let SpecialRegs::X86_64(fresh) = vcpu.get_special_regs().map_err(|e| e.to_string())? else {
+        return Err("registers of another architecture".into());
+    };
     let mut report = Report { instructions: 0, exits: 0 };
     for _ in 0..STARTS {
         start(&mut source, &mut vcpu, &fresh).map_err(|e| e.to_string())?;
@@ -270,10 +272,10 @@ pub fn run(mut source: Source) -> Result<Report, String> {
 /// Puts bytes of the input where the vCPU is about to execute.
 fn put_code(source: &mut Source, vcpu: &SoftVcpu, ram: &memory::GuestMemory) -> Result<(), String> {
     let code = source.take(CODE);
-    let SpecialRegs::X86_64(special) = vcpu.get_special_regs().map_err(|e| e.to_string())?;
+    let base = vcpu.get_special_regs().map_err(|e| e.to_string())?.code_base();
     let rip = vcpu.get_regs().map_err(|e| e.to_string())?.instruction_pointer();
     // RAM is mapped as it lies, most of the time.
-    let at = special.cs.base.wrapping_add(rip) % RAM;
+    let at = base.wrapping_add(rip) % RAM;
     let room = code.len().min((RAM - at) as usize);
     ram.write_slice(&code[..room], GuestAddress(at)).map_err(|e| e.to_string())
 }

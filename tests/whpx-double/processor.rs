@@ -160,8 +160,10 @@ impl Processor {
 
 impl Inner {
     fn context(&mut self, exit: &Exit) -> Outcome<RunVpExitContext> {
-        let GuestRegs::X86_64(regs) = self.vcpu.get_regs().map_err(|_| E_INVALID_ARGUMENT)?;
-        let SpecialRegs::X86_64(special) = self.vcpu.get_special_regs().map_err(|_| E_INVALID_ARGUMENT)?;
+        let Ok(GuestRegs::X86_64(regs)) = self.vcpu.get_regs() else { return Err(E_INVALID_ARGUMENT) };
+        let Ok(SpecialRegs::X86_64(special)) = self.vcpu.get_special_regs() else {
+            return Err(E_INVALID_ARGUMENT);
+        };
         let (rip, code) = self.vcpu.instruction();
         let bits = match (special.cs.l && special.efer & 1 << 10 != 0, special.cs.db) {
             (true, _) => 64,

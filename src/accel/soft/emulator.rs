@@ -102,9 +102,10 @@ impl Emulator {
     /// Never for an x86-64 guest's registers.
     pub fn load(&mut self, registers: &Registers) -> VcpuResult<()> {
         let mut special = registers.special;
-        let SpecialRegs::X86_64(x86) = &mut special;
-        // 0 leaves this CPU's own APIC as it is.
-        x86.apic_base = 0;
+        if let SpecialRegs::X86_64(x86) = &mut special {
+            // 0 leaves this CPU's own APIC as it is.
+            x86.apic_base = 0;
+        }
         self.vcpu.set_special_regs(&special)?;
         self.vcpu.set_regs(&registers.general)?;
         self.vcpu.set_fpu_regs(&registers.fpu)
@@ -133,14 +134,15 @@ impl Emulator {
         self.vcpu.answer(value);
     }
 
-    /// The registers as they are now, with `apic_base` of the hypervisor's.
+    /// The registers as they are now; where the APIC is, only the hypervisor's registers `before` tell.
     ///
     /// # Errors
     /// Never for this CPU.
-    pub fn registers(&self, apic_base: u64) -> VcpuResult<Registers> {
+    pub fn registers(&self, before: &SpecialRegs) -> VcpuResult<Registers> {
         let mut special = self.vcpu.get_special_regs()?;
-        let SpecialRegs::X86_64(x86) = &mut special;
-        x86.apic_base = apic_base;
+        if let (SpecialRegs::X86_64(x86), SpecialRegs::X86_64(before)) = (&mut special, before) {
+            x86.apic_base = before.apic_base;
+        }
         Ok(Registers { general: self.vcpu.get_regs()?, special, fpu: self.vcpu.get_fpu_regs()? })
     }
 }
@@ -180,8 +182,10 @@ mod tests {
     }
 
     fn general(emulator: &Emulator) -> X86Regs {
-        let GuestRegs::X86_64(regs) = emulator.registers(0).unwrap().general;
-        regs
+        match emulator.vcpu.get_regs().unwrap() {
+            GuestRegs::X86_64(regs) => regs,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

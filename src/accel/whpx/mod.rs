@@ -18,7 +18,9 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use super::ffi::whpx::{
     Functions, HResult, InterruptControl, PartitionHandle, capability, interrupt, map, property,
 };
-use super::{Accel, AccelError, AccelKind, AccelResult, MsiMessage, MsiSink, VcpuSetup};
+use super::{
+    Accel, AccelError, AccelKind, AccelResult, GuestArch, InterruptSink, MsiMessage, MsiSink, VcpuSetup,
+};
 use crate::memory::GuestMemory;
 pub use vcpu::WhpxVcpu;
 
@@ -166,6 +168,10 @@ impl Accel for WhpxBackend {
         AccelKind::Whpx
     }
 
+    fn guest(&self) -> GuestArch {
+        GuestArch::X86_64
+    }
+
     /// Remembers the memory: a partition takes it once it knows its processors.
     fn map_memory(&mut self, memory: &GuestMemory) -> AccelResult<()> {
         self.partition.memory.set(memory.clone()).map_err(|_| AccelError::Unusable {
@@ -182,8 +188,8 @@ impl Accel for WhpxBackend {
         WhpxVcpu::new(id, Arc::clone(&self.partition), Arc::clone(&setup.interrupts))
     }
 
-    fn msi_sink(&self) -> Arc<dyn MsiSink> {
-        Arc::new(WhpxMsi(Arc::clone(&self.partition)))
+    fn interrupt_sink(&self) -> InterruptSink {
+        InterruptSink::Lapic(Arc::new(WhpxMsi(Arc::clone(&self.partition))))
     }
 }
 

@@ -406,7 +406,7 @@ impl WhpxVcpu {
     /// Goes on with the instruction that is emulated, to its end or its next access.
     fn emulate(&mut self) -> VcpuResult<Option<Stop>> {
         let (Some(emulator), Some(before)) = (&mut self.emulator, &self.before) else { return Ok(None) };
-        let GuestRegs::X86_64(first) = before.general;
+        let first_rip = before.general.instruction_pointer();
         let mut rounds = 0;
         loop {
             let stop = match emulator.step() {
@@ -423,10 +423,9 @@ impl WhpxVcpu {
                 Step::TripleFault => Some(Stop::Shutdown),
                 Step::Done => {
                     rounds += 1;
-                    let SpecialRegs::X86_64(special) = before.special;
-                    let now = emulator.registers(special.apic_base)?;
+                    let now = emulator.registers(&before.special)?;
                     // A repeated instruction stays where it is until its last round.
-                    if now.general.instruction_pointer() == first.rip && rounds < ROUNDS {
+                    if now.general.instruction_pointer() == first_rip && rounds < ROUNDS {
                         continue;
                     }
                     None
@@ -449,8 +448,7 @@ impl WhpxVcpu {
     fn write_back(&mut self) -> VcpuResult<()> {
         let Some(before) = self.before.take() else { return Ok(()) };
         let Some(emulator) = &self.emulator else { return Ok(()) };
-        let SpecialRegs::X86_64(special) = before.special;
-        let after = emulator.registers(special.apic_base)?;
+        let after = emulator.registers(&before.special)?;
         if before.special != after.special {
             self.set_special_regs(&after.special)?;
         }
@@ -521,7 +519,7 @@ impl VcpuOps for WhpxVcpu {
     }
 
     fn set_regs(&mut self, regs: &GuestRegs) -> VcpuResult<()> {
-        let GuestRegs::X86_64(regs) = regs;
+        let GuestRegs::X86_64(regs) = regs else { return Err(VcpuError::OtherGuest { id: self.id }) };
         // The instruction that was being answered is not the next one any more.
         self.pending = Pending::Nothing;
         self.set(&registers::GENERAL, &registers::general_values(regs))
@@ -532,7 +530,7 @@ impl VcpuOps for WhpxVcpu {
     }
 
     fn set_fpu_regs(&mut self, regs: &FpuRegs) -> VcpuResult<()> {
-        let FpuRegs::X86_64(regs) = regs;
+        let FpuRegs::X86_64(regs) = regs else { return Err(VcpuError::OtherGuest { id: self.id }) };
         self.set(&registers::fpu_names(), &registers::fpu_values(regs))
     }
 
@@ -541,7 +539,7 @@ impl VcpuOps for WhpxVcpu {
     }
 
     fn set_special_regs(&mut self, regs: &SpecialRegs) -> VcpuResult<()> {
-        let SpecialRegs::X86_64(regs) = regs;
+        let SpecialRegs::X86_64(regs) = regs else { return Err(VcpuError::OtherGuest { id: self.id }) };
         let mut values = registers::special_values(regs);
         if regs.apic_base == 0 {
             // A loader that does not care leaves it 0.
