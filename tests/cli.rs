@@ -131,3 +131,45 @@ fn lost_output_is_a_failure() {
         assert_eq!(status.code(), Some(125), "{args:?}");
     }
 }
+
+/// What differs between hosts is in `src/accel`; everything else is written once for all of them.
+#[test]
+fn no_host_is_special_outside_of_accel() {
+    const WORDS: [&str; 10] = [
+        "target_os",
+        "target_arch",
+        "target_family",
+        "target_env",
+        "target_vendor",
+        "target_pointer_width",
+        "cfg(unix",
+        "cfg(windows",
+        "cfg!(unix",
+        "cfg!(windows",
+    ];
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![source.clone()];
+    let (mut files, mut found) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if path != source.join("accel") {
+                    folders.push(path);
+                }
+                continue;
+            }
+            files += 1;
+            for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+                let line = line.trim();
+                let is_code = !line.starts_with("//");
+                let of_one_host = ["std::os::unix", "std::os::windows", "std::os::linux", "std::os::fd"];
+                if is_code && WORDS.iter().chain(&of_one_host).any(|word| line.contains(word)) {
+                    found.push(format!("{}:{}: {line}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(files > 50, "only {files} files were looked at");
+    assert!(found.is_empty(), "{found:#?}");
+}
