@@ -4,6 +4,7 @@
 
 pub mod built;
 pub mod manifest;
+pub mod nested;
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -22,6 +23,8 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vm-accel");
 pub const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 /// The tiny guests and their list.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/images/tiny");
+/// The tiny guests of AArch64 and their list.
+pub const TINY_ARM64: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/images/tiny-arm64");
 /// A child that has not ended after this time is killed, and its test fails. The machine may be slow and
 /// busy, so it is far more than any of these children needs.
 const DEADLINE: Duration = Duration::from_secs(60);
