@@ -98,5 +98,5 @@ fn run_tiny_guests() -> Result<HashMap<String, Ended>, String> {
         .filter(|guest| !UNFIT.iter().any(|(unfit, _)| *unfit == guest.name))
         .collect();
     let folder = work.path().join("tiny");
-    machine()?.run_each(&guests, &folder, &[(AUTO, &["run", "--timeout", "60s"])])
+    machine()?.run_each(&guests, &folder, &[(AUTO, &["run", "--timeout", "60s"])], &[])
 }

@@ -23,11 +23,19 @@ const UNFIT: [(&str, &str); 1] = [(
 /// The machines that run the tiny guests: a GICv3, and a GICv2.
 const MACHINES: [&str; 2] = ["arm64", "arm64-gicv2"];
 
-/// The runs beside the tiny guests: the built-in guest, and the probe.
+/// The runs beside the tiny guests: the built-in guest, the probe, and a kernel for x86-64.
 const AUTO: &str = "auto";
 const PROBE: &str = "probe";
-const COMMANDS: [(&str, &[&str]); 2] =
-    [(AUTO, &["run", "--timeout", "60s"]), (PROBE, &["probe", "--accel", "kvm"])];
+const X86: &str = "x86";
+const X86_ON_KVM: &str = "x86-on-kvm";
+const COMMANDS: [(&str, &[&str]); 4] = [
+    (AUTO, &["run", "--timeout", "60s"]),
+    (PROBE, &["probe", "--accel", "kvm"]),
+    (X86, &["run", "--timeout", "60s", "ok-elf.elf"]),
+    (X86_ON_KVM, &["run", "--accel", "kvm", "ok-elf.elf"]),
+];
+/// The files that they want.
+const FILES: [&str; 1] = ["images/tiny/ok-elf.elf"];
 
 fn main() -> ExitCode {
     let mut trials = Trials::without_backends();
@@ -68,6 +76,13 @@ fn main() -> ExitCode {
             assert_eq!(probe.code, Some(0), "{probe:?}");
             Ok(())
         });
+        trials.add_ignorable(format!("nested-kvm-{machine}::an_x86_kernel"), move || {
+            let soft = end_of(machine, ends, X86)?.expect(0, &["(soft, status 0)"]);
+            assert!(soft.stdout.starts_with(b"OK\n"), "{soft:?}");
+            let words = ["kvm here runs AArch64 guests", "Use `--accel soft`"];
+            end_of(machine, ends, X86_ON_KVM)?.expect(125, &words);
+            Ok(())
+        });
         for guest in TinyGuest::of(Path::new(TINY_ARM64)) {
             let name = format!("nested-kvm-{machine}::{}", guest.name);
             if let Some((_, reason)) = UNFIT.iter().find(|(unfit, _)| *unfit == guest.name) {
@@ -100,7 +115,7 @@ fn end_of(
         let folder = Path::new(TINY_ARM64);
         let mut guests = TinyGuest::of(folder);
         guests.retain(|guest| !UNFIT.iter().any(|(unfit, _)| *unfit == guest.name));
-        machine.run_each(&guests, folder, &COMMANDS)
+        machine.run_each(&guests, folder, &COMMANDS, &FILES)
     };
     let ends = ends.get_or_init(run).as_ref().map_err(Clone::clone)?;
     Ok(ends.get(name).unwrap_or_else(|| panic!("the rig ended before {name}")))

@@ -52,7 +52,7 @@ fn build_aarch64() -> Result<PathBuf, String> {
     let mut command = Command::new(tools.join("cargo"));
     command.args(["-Zbuild-std=std,panic_unwind", "build", "--locked", "--bin", "vm-accel"]);
     command.args(["--target", TARGET]).current_dir(PROJECT).env_remove("CARGO_ENCODED_RUSTFLAGS");
-    let folder = tools.parent().map(|cache| cache.join("rig")).ok_or("the toolchain has no folder")?;
+    let folder = tools.parent().map(|cache| cache.join("build")).ok_or("the toolchain has no folder")?;
     command.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
     command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
     // Nothing computes much there, so what is built quickly is fast enough.

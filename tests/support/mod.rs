@@ -242,6 +242,7 @@ pub fn end_of(command: &mut Command) -> Ended {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Backend {
     pub kind: String,
+    pub guest: Option<String>,
     pub usable: bool,
     pub reason: Option<String>,
     pub measurement: Option<Measurement>,
@@ -281,6 +282,7 @@ pub fn backends() -> Vec<Backend> {
 /// The tests of one file.
 pub struct Trials {
     backends: Vec<Backend>,
+    arm64: Vec<Backend>,
     trials: Vec<Trial>,
 }
 
@@ -288,7 +290,9 @@ impl Trials {
     /// No tests yet; a backend that is not usable here has its one line.
     pub fn new() -> Self {
         let (backends, unusable): (Vec<_>, Vec<_>) = backends().into_iter().partition(|it| it.usable);
-        let mut trials = Self { backends, trials: Vec::new() };
+        let is_arm64 = |backend: &Backend| backend.guest.as_deref() == Some("aarch64");
+        let (arm64, backends) = backends.into_iter().partition(is_arm64);
+        let mut trials = Self { backends, arm64, trials: Vec::new() };
         for backend in unusable {
             let reason = backend.reason.unwrap_or_else(|| "not usable here".into());
             trials.ignored(format!("{}::all", backend.kind), &reason);
@@ -298,12 +302,17 @@ impl Trials {
 
     /// No tests yet, and none that needs a backend of this host.
     pub fn without_backends() -> Self {
-        Self { backends: Vec::new(), trials: Vec::new() }
+        Self { backends: Vec::new(), arm64: Vec::new(), trials: Vec::new() }
     }
 
-    /// The backends that are usable here.
+    /// The backends of x86-64 guests that are usable here.
     pub fn backends(&self) -> Vec<Backend> {
         self.backends.clone()
+    }
+
+    /// The backends of AArch64 guests that are usable here.
+    pub fn arm64_backends(&self) -> Vec<Backend> {
+        self.arm64.clone()
     }
 
     /// A test that runs once.

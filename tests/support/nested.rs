@@ -45,13 +45,14 @@ impl Machine {
         Ok(ended)
     }
 
-    /// Runs tiny guests, whose files are in `folder`, and further commands one after the other in one boot;
-    /// answers how each ended by its name.
+    /// Runs tiny guests, whose files are in `folder`, and further commands, which want `files`, one after the
+    /// other in one boot; answers how each ended by its name.
     pub fn run_each(
         &self,
         guests: &[TinyGuest],
         folder: &Path,
         commands: &[(&str, &[&str])],
+        files: &[&str],
     ) -> Result<HashMap<String, Ended>, String> {
         let [guest_mark, status_mark, stderr_mark] = MARKS;
         let mut script = String::new();
@@ -63,7 +64,7 @@ impl Machine {
                 .expect("text");
             writeln!(script, "echo; echo '{}'; cat /tmp/err", stderr_mark.trim_end()).expect("text");
         };
-        let mut files = Vec::new();
+        let mut files: Vec<PathBuf> = files.iter().map(|file| Path::new(PROJECT).join(file)).collect();
         for guest in guests {
             add(&guest.name, &guest.args("kvm", Path::new("")));
             files.push(folder.join(&guest.file));
