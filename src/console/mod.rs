@@ -9,6 +9,7 @@ mod escape;
 mod input;
 mod output;
 mod say;
+mod socket_error;
 
 #[cfg(unix)]
 #[path = "unix/mod.rs"]
@@ -16,5 +17,7 @@ mod platform;
 
 pub use input::{RoomBell, StdinPump};
 pub use output::{GuestOutput, OutputError, Sink, Waker};
-pub use platform::{Doorbell, Input, OutputFile, RawMode, ResourceUsage, Signals};
+pub use platform::child;
+pub use platform::{Doorbell, FarEnd, Input, OutputFile, RawMode, ResourceUsage, Signals};
 pub use say::say;
+pub use socket_error::SocketError;

@@ -1,8 +1,12 @@
 //! The terminal of a POSIX host.
 
+pub mod child;
 mod doorbell;
+mod far_end;
 mod output_file;
+mod pty;
 mod signals;
+mod socket;
 mod stdin;
 mod terminal;
 mod usage;
@@ -12,6 +16,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 pub use doorbell::Doorbell;
+pub use far_end::FarEnd;
 pub use output_file::OutputFile;
 pub use signals::Signals;
 pub(super) use stdin::Got;
