@@ -8,7 +8,8 @@ mod platform;
 mod regs;
 mod vcpu;
 
-mod ffi;
+pub mod ffi;
+pub mod host;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub mod kvm;
 pub mod measure;
@@ -16,6 +17,7 @@ pub mod native;
 pub mod probe;
 pub mod select;
 pub mod soft;
+pub mod whpx;
 
 use std::fmt;
 use std::io;

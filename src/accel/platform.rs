@@ -13,12 +13,15 @@ use crate::outcome::Outcome;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::kvm::{KvmBackend, KvmVcpu};
 use super::soft::{SoftBackend, SoftVcpu};
+use super::whpx::{WhpxBackend, WhpxVcpu};
 
 /// One virtual machine on whichever backend was asked for.
 pub enum PlatformBackend {
     /// Linux's KVM.
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmBackend),
+    /// The Windows Hypervisor Platform; there is none on other hosts.
+    Whpx(WhpxBackend),
     /// The software x86-64 CPU.
     Soft(SoftBackend),
 }
@@ -28,6 +31,8 @@ pub enum PlatformVcpu {
     /// KVM's.
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmVcpu),
+    /// WHPX's.
+    Whpx(WhpxVcpu),
     /// The software CPU's.
     Soft(SoftVcpu),
 }
@@ -38,6 +43,7 @@ macro_rules! each {
         match $value {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm($inner) => $do,
+            Self::Whpx($inner) => $do,
             Self::Soft($inner) => $do,
         }
     };
@@ -69,14 +75,11 @@ impl PlatformBackend {
                 Ok(choice.backend)
             }
             AccelKind::Kvm => kvm(),
+            AccelKind::Whpx => Ok(Self::Whpx(WhpxBackend::new()?)),
             AccelKind::Soft => Ok(Self::Soft(SoftBackend::new()?)),
             AccelKind::Hvf | AccelKind::Vz => {
                 Err(AccelError::NotOnThisPlatform { kind, remedy: "It is part of macOS. Use `--accel auto`" })
             }
-            AccelKind::Whpx => Err(AccelError::NotOnThisPlatform {
-                kind,
-                remedy: "It is part of Windows. Use `--accel auto`",
-            }),
         }
     }
 }
@@ -113,6 +116,7 @@ impl Accel for PlatformBackend {
         match self {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Kvm),
+            Self::Whpx(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Whpx),
             Self::Soft(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Soft),
         }
     }

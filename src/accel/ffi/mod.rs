@@ -2,3 +2,4 @@
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;
+pub mod whpx;

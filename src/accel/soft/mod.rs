@@ -5,6 +5,7 @@ mod backend;
 pub mod cache;
 pub mod coherence;
 mod decode;
+mod emulator;
 pub mod execute;
 pub mod flags;
 pub mod fxsave;
@@ -25,4 +26,6 @@ mod wakeup;
 pub mod x87;
 
 pub use backend::SoftBackend;
+pub use emulator::{Access, Emulator, Registers, Step};
+pub use ram::HostRange;
 pub use vcpu::SoftVcpu;

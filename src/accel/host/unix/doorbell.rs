@@ -49,11 +49,7 @@ impl Doorbell {
 
     /// [`Self::wait`] that also wakes when `input` can be read or is at its end; the second answer says
     /// that it is.
-    pub(in crate::console) fn wait_for_input(
-        &self,
-        input: Option<&Input>,
-        timeout: Option<Duration>,
-    ) -> (bool, bool) {
+    pub(crate) fn wait_for_input(&self, input: Option<&Input>, timeout: Option<Duration>) -> (bool, bool) {
         let (bell, ready) = self.wait_beside(input.map(|input| (input.fd(), libc::POLLIN)), timeout);
         (bell, ready != 0)
     }
