@@ -137,7 +137,9 @@ impl Processor {
                 VcpuExit::MmioRead { gpa, .. } => Exit::Memory { gpa, write: false },
                 VcpuExit::MmioWrite { gpa, .. } => Exit::Memory { gpa, write: true },
                 VcpuExit::Shutdown => Exit::Other(exit::UNRECOVERABLE_EXCEPTION),
-                VcpuExit::EmulationFailure { .. } => Exit::Other(exit::UNSUPPORTED_FEATURE),
+                VcpuExit::EmulationFailure { .. } | VcpuExit::SystemEvent(_) => {
+                    Exit::Other(exit::UNSUPPORTED_FEATURE)
+                }
                 // It sleeps inside, also without a wake-up.
                 VcpuExit::Hlt | VcpuExit::Interrupted | VcpuExit::Debug => continue,
             };

@@ -103,7 +103,7 @@ impl State {
         let activity = match vcpu.activity().map_err(|_| E_INVALID_ARGUMENT)? {
             Activity::Running => 0,
             Activity::Halted | Activity::HaltedForever => register::HALT_SUSPEND,
-            Activity::WaitForSipi => register::STARTUP_SUSPEND,
+            Activity::WaitForStart => register::STARTUP_SUSPEND,
         };
         Ok(Self {
             general,

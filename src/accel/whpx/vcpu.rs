@@ -554,7 +554,7 @@ impl VcpuOps for WhpxVcpu {
     fn activity(&self) -> VcpuResult<Activity> {
         let [activity, rflags] = self.get(&[register::INTERNAL_ACTIVITY, register::RFLAGS])?;
         Ok(if activity.low & register::STARTUP_SUSPEND != 0 {
-            Activity::WaitForSipi
+            Activity::WaitForStart
         } else if activity.low & register::HALT_SUSPEND == 0 {
             Activity::Running
         } else if rflags.low & RFLAGS_IF == 0 {
