@@ -26,6 +26,8 @@ fn help_and_version_go_to_stdout() {
         (&["--version"][..], env!("CARGO_PKG_VERSION")),
         (&["--help"], "Exit status"),
         (&["run", "--help"], "Ctrl-A x"),
+        (&["exec", "--help"], "Examples:"),
+        (&["test", "--help"], "expect_status"),
         (&["probe", "--help"], "Examples:"),
         (&["inspect", "--help"], "Examples:"),
         (&["completions", "--help"], "Examples:"),

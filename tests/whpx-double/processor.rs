@@ -137,11 +137,11 @@ impl Processor {
                 VcpuExit::MmioRead { gpa, .. } => Exit::Memory { gpa, write: false },
                 VcpuExit::MmioWrite { gpa, .. } => Exit::Memory { gpa, write: true },
                 VcpuExit::Shutdown => Exit::Other(exit::UNRECOVERABLE_EXCEPTION),
-                VcpuExit::EmulationFailure { .. } | VcpuExit::SystemEvent(_) => {
-                    Exit::Other(exit::UNSUPPORTED_FEATURE)
-                }
+                VcpuExit::EmulationFailure { .. } => Exit::Other(exit::UNSUPPORTED_FEATURE),
                 // It sleeps inside, also without a wake-up.
-                VcpuExit::Hlt | VcpuExit::Interrupted | VcpuExit::Debug => continue,
+                VcpuExit::Hlt | VcpuExit::Interrupted | VcpuExit::Debug | VcpuExit::SystemEvent(_) => {
+                    continue;
+                }
             };
             inner.told = matches!(exit, Exit::Port { .. } | Exit::Memory { .. });
             return inner.context(&exit);
@@ -162,8 +162,9 @@ impl Processor {
 
 impl Inner {
     fn context(&mut self, exit: &Exit) -> Outcome<RunVpExitContext> {
-        let Ok(GuestRegs::X86_64(regs)) = self.vcpu.get_regs() else { return Err(E_INVALID_ARGUMENT) };
-        let Ok(SpecialRegs::X86_64(special)) = self.vcpu.get_special_regs() else {
+        let (Ok(GuestRegs::X86_64(regs)), Ok(SpecialRegs::X86_64(special))) =
+            (self.vcpu.get_regs(), self.vcpu.get_special_regs())
+        else {
             return Err(E_INVALID_ARGUMENT);
         };
         let (rip, code) = self.vcpu.instruction();
