@@ -57,7 +57,7 @@ impl PlatformBackend {
         match kind {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             AccelKind::Kvm => Some(super::kvm::GUEST),
-            AccelKind::Soft => Some(GuestArch::X86_64),
+            AccelKind::Whpx | AccelKind::Soft => Some(GuestArch::X86_64),
             _ => None,
         }
     }
