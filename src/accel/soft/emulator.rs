@@ -181,8 +181,7 @@ mod tests {
     }
 
     fn general(emulator: &Emulator) -> X86Regs {
-        let regs = emulator.registers(0).unwrap().general;
-        regs
+        emulator.registers(0).unwrap().general
     }
 
     #[test]
