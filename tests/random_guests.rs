@@ -285,7 +285,9 @@ fn run(seed: u64, watch: &Watch) -> Result<(), String> {
     backend.map_memory(&ram).map_err(|e| e.to_string())?;
     let setup = VcpuSetup { cpus: 1, interrupts: Arc::new(NoInterrupts) };
     let mut vcpu = backend.create_vcpu(0, &setup).map_err(|e| e.to_string())?;
-    let SpecialRegs::X86_64(fresh) = vcpu.get_special_regs().map_err(|e| e.to_string())?;
+    let SpecialRegs::X86_64(fresh) = vcpu.get_special_regs().map_err(|e| e.to_string())? else {
+        return Err("registers of another architecture".into());
+    };
     watch.start(seed, vcpu.kicker());
     for _ in 0..STARTS {
         start(&mut random, &mut vcpu, &fresh).map_err(|e| e.to_string())?;

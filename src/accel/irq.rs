@@ -1,8 +1,22 @@
-//! The two directions of interrupts between a backend and the machine's interrupt controllers.
+//! Interrupts between a backend and the machine's devices, in each direction and by guest architecture.
 //!
-//! The IOAPIC, the PICs and the PIT are devices; the LAPIC belongs to the backend (the hypervisor's own,
-//! or ours inside the software CPU). What passes between them is an MSI one way, and the INTA cycle and
-//! the EOI broadcast the other way.
+//! On x86-64 the IOAPIC, the PICs and the PIT are devices; the LAPIC belongs to the backend (the
+//! hypervisor's own, or ours inside the software CPU). What passes between them is an MSI one way, and the
+//! INTA cycle and the EOI broadcast the other way. On AArch64 the whole GIC belongs to the backend, and what
+//! passes is the level of its lines.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+/// What a backend offers the machine's devices to interrupt its vCPUs with; it tells the machine, too.
+#[derive(Clone)]
+pub enum InterruptSink {
+    /// An x86-64 guest's LAPICs.
+    Lapic(Arc<dyn MsiSink>),
+    /// An AArch64 guest's GIC.
+    Gic(Gic),
+}
 
 /// An interrupt message, as a device writes it and the IOAPIC makes it (Intel SDM vol. 3, 11.11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,4 +51,45 @@ pub trait InterruptController: Send + Sync {
 
     /// A LAPIC's EOI broadcast for a level-triggered `vector`.
     fn eoi(&self, vector: u8);
+}
+
+/// The interrupt controllers of a machine whose backend has them all.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoController;
+
+impl InterruptController for NoController {
+    fn extint_pending(&self) -> bool {
+        false
+    }
+
+    fn extint_acknowledge(&self) -> Option<u8> {
+        None
+    }
+
+    fn eoi(&self, _vector: u8) {}
+}
+
+/// A backend's GIC. Its registers are at the addresses of `accel::arm64`.
+#[derive(Clone)]
+pub struct Gic {
+    /// The version of its architecture.
+    pub version: GicVersion,
+    /// Its lines.
+    pub lines: Arc<dyn SpiLines>,
+}
+
+/// The version of a GIC's architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GicVersion {
+    /// GICv2: memory-mapped CPU interfaces, and so 8 vCPUs at most.
+    V2,
+    /// GICv3: a redistributor a vCPU, and CPU interfaces in system registers.
+    V3,
+}
+
+/// The lines of a GIC's shared peripheral interrupts.
+pub trait SpiLines: Send + Sync {
+    /// Drives SPI number `spi` (its INTID is 32 higher) to `level`. It is only called when the level
+    /// changes.
+    fn set_spi(&self, spi: u32, level: bool);
 }

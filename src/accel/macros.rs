@@ -9,7 +9,7 @@
 /// }
 /// ```
 /// gives `struct Pair { pub rax: u64, pub rbx: u64 }` with `Pair::NAMES` and `Pair::iter()`, which
-/// yields `(name, value)` in the order of the declaration.
+/// yields `(name, value)` in the order of the declaration, and with `Pair::try_from_fn(read)`.
 macro_rules! reg_map {
     ($(#[$meta:meta])* pub struct $name:ident: $ty:ty { $($(#[$fmeta:meta])* $reg:ident),+ $(,)? }) => {
         $(#[$meta])*
@@ -20,6 +20,15 @@ macro_rules! reg_map {
         impl $name {
             /// The registers' names, in the order of the declaration.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($reg)),+];
+
+            /// The registers that `read` gives for their numbers, which count the declaration from 0.
+            ///
+            /// # Errors
+            /// The first of `read`'s.
+            pub fn try_from_fn<E>(mut read: impl FnMut(usize) -> Result<$ty, E>) -> Result<Self, E> {
+                let mut numbers = 0..;
+                Ok(Self { $($reg: read(numbers.next().unwrap_or_default())?),+ })
+            }
 
             /// The registers by name, in the order of the declaration.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, $ty)> + '_ {

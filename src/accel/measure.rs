@@ -8,31 +8,66 @@ use serde::Serialize;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{
-    Accel, AccelError, AccelResult, GuestRegs, InterruptController, Segment, SpecialRegs, VcpuError,
-    VcpuExit, VcpuOps, VcpuSetup, X86Regs, X86SpecialRegs,
+    Accel, AccelError, AccelResult, Arm64Regs, GuestArch, GuestRegs, NoController, Segment, SpecialRegs,
+    VcpuError, VcpuExit, VcpuOps, VcpuSetup, X86Regs, X86SpecialRegs,
 };
 use crate::memory;
 
-/// Port that each tiny guest writes at its end.
+/// Port that each tiny x86-64 guest writes at its end.
 const END_PORT: u16 = 0xf4;
+/// Address without RAM that each tiny AArch64 guest writes at its end.
+const END_GPA: u64 = 0x1000_0000;
 /// A tiny guest that has not ended after this time never will.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// RAM of the tiny guests.
 const MEMORY: u64 = 64 << 10;
 
-/// `1: dec ecx; jnz 1b; out 0xf4, al`: two instructions a round.
-const LOOP: Snippet = Snippet { gpa: 0x1000, code: &[0x49, 0x75, 0xfd, 0xe6, 0xf4] };
-/// `1: out 0x80, al; dec ecx; jnz 1b; out 0xf4, al`: an exit a round.
-const EXITS: Snippet = Snippet { gpa: 0x1100, code: &[0xe6, 0x80, 0x49, 0x75, 0xfb, 0xe6, 0xf4] };
-/// `pxor xmm0, xmm0; paddd xmm0, xmm0; out 0xf4, al`.
-const SSE: Snippet =
-    Snippet { gpa: 0x1200, code: &[0x66, 0x0f, 0xef, 0xc0, 0x66, 0x0f, 0xfe, 0xc0, 0xe6, 0xf4] };
+/// The tiny guests, in 32-bit x86 code with the rounds in ECX.
+const X86: Snippets = Snippets {
+    // 1: dec ecx; jnz 1b; out 0xf4, al
+    spin: &[0x49, 0x75, 0xfd, 0xe6, 0xf4],
+    // 1: out 0x80, al; dec ecx; jnz 1b; out 0xf4, al
+    exits: &[0xe6, 0x80, 0x49, 0x75, 0xfb, 0xe6, 0xf4],
+    // pxor xmm0, xmm0; paddd xmm0, xmm0; out 0xf4, al
+    simd: &[0x66, 0x0f, 0xef, 0xc0, 0x66, 0x0f, 0xfe, 0xc0, 0xe6, 0xf4],
+};
 
-/// A piece of 32-bit code and where it lies.
-struct Snippet {
-    gpa: u64,
-    code: &'static [u8],
+/// The tiny guests in A64 code, with the rounds in X0 and `END_GPA` in X1.
+const ARM64: Snippets = Snippets {
+    // 1: subs x0, x0, #1; b.ne 1b; str w0, [x1]
+    spin: &[0x00, 0x04, 0x00, 0xf1, 0xe1, 0xff, 0xff, 0x54, 0x20, 0x00, 0x00, 0xb9],
+    // 1: str w0, [x1, #8]; subs x0, x0, #1; b.ne 1b; str w0, [x1]
+    exits: &[0x20, 0x08, 0x00, 0xb9, 0x00, 0x04, 0x00, 0xf1, 0xc1, 0xff, 0xff, 0x54, 0x20, 0x00, 0x00, 0xb9],
+    // mov x2, #0x300000; msr cpacr_el1, x2; isb; movi v0.4s, #1; add v0.4s, v0.4s, v0.4s; str w0, [x1]
+    simd: &[
+        0x02, 0x06, 0xa0, 0xd2, 0x42, 0x10, 0x18, 0xd5, 0xdf, 0x3f, 0x03, 0xd5, 0x20, 0x04, 0x00, 0x4f, 0x00,
+        0x84, 0xa0, 0x4e, 0x20, 0x00, 0x00, 0xb9,
+    ],
+};
+
+/// The tiny guests of one architecture.
+struct Snippets {
+    /// Two instructions a round.
+    spin: &'static [u8],
+    /// An exit a round.
+    exits: &'static [u8],
+    /// Two SIMD instructions.
+    simd: &'static [u8],
 }
+
+impl Snippets {
+    fn of(guest: GuestArch) -> &'static Self {
+        match guest {
+            GuestArch::X86_64 => &X86,
+            GuestArch::Aarch64 => &ARM64,
+        }
+    }
+}
+
+/// Where the tiny guests lie.
+const SPIN: u64 = 0x1000;
+const EXITS: u64 = 0x1100;
+const SIMD: u64 = 0x1200;
 
 /// How kernel-mode code runs on a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -41,9 +76,9 @@ pub struct Measurement {
     pub start_ms: f64,
     /// Kernel-mode instructions a second, in millions, of a two-instruction loop.
     pub kernel_mips: f64,
-    /// Time of a port I/O exit and back, in microseconds.
+    /// Time of an I/O exit and back, in microseconds.
     pub exit_us: f64,
-    /// Whether SSE instructions work in kernel mode.
+    /// Whether SSE instructions, or AArch64's SIMD instructions, work in kernel mode.
     pub kernel_sse: bool,
 }
 
@@ -58,21 +93,6 @@ impl Measurement {
 
 /// Slower than any native or translated execution, faster than any hypervisor's emulator.
 const EMULATED_MIPS: f64 = 40.0;
-
-/// No interrupt controller: the tiny guests run with interrupts off.
-struct NoInterrupts;
-
-impl InterruptController for NoInterrupts {
-    fn extint_pending(&self) -> bool {
-        false
-    }
-
-    fn extint_acknowledge(&self) -> Option<u8> {
-        None
-    }
-
-    fn eoi(&self, _vector: u8) {}
-}
 
 /// How a tiny guest ended.
 #[derive(Debug, PartialEq)]
@@ -89,20 +109,41 @@ fn vcpu_error(error: &VcpuError) -> AccelError {
     }
 }
 
-/// Runs `snippet` with `rounds` in ECX to its end and gives the time it took.
+/// The registers with which the tiny guest at `gpa` starts.
+fn registers(guest: GuestArch, gpa: u64, rounds: u32) -> GuestRegs {
+    /// EL1 with its own stack pointer, every interrupt masked.
+    const EL1H_MASKED: u64 = 0x3c5;
+    let rounds = rounds.into();
+    match guest {
+        GuestArch::X86_64 => {
+            GuestRegs::X86_64(X86Regs { rip: gpa, rflags: 2, rcx: rounds, rsp: 0x8000, ..Default::default() })
+        }
+        GuestArch::Aarch64 => GuestRegs::Aarch64(Arm64Regs {
+            pc: gpa,
+            pstate: EL1H_MASKED,
+            x0: rounds,
+            x1: END_GPA,
+            ..Default::default()
+        }),
+    }
+}
+
+/// Runs the tiny guest at `gpa` for so many rounds to its end and gives the time it took.
 fn run<V: VcpuOps>(
     vcpu: &mut V,
-    snippet: &Snippet,
+    guest: GuestArch,
+    gpa: u64,
     rounds: u32,
     late: &AtomicBool,
 ) -> AccelResult<(End, Duration)> {
-    let regs = X86Regs { rip: snippet.gpa, rflags: 2, rcx: rounds.into(), rsp: 0x8000, ..Default::default() };
-    vcpu.set_regs(&GuestRegs::X86_64(regs)).map_err(|e| vcpu_error(&e))?;
+    vcpu.set_regs(&registers(guest, gpa, rounds)).map_err(|e| vcpu_error(&e))?;
     let start = Instant::now();
     loop {
         let stopped = match vcpu.run().map_err(|e| vcpu_error(&e))? {
-            VcpuExit::IoOut { port: END_PORT, .. } => return Ok((End::Reached, start.elapsed())),
-            VcpuExit::IoOut { .. } => continue,
+            VcpuExit::IoOut { port: END_PORT, .. } | VcpuExit::MmioWrite { gpa: END_GPA, .. } => {
+                return Ok((End::Reached, start.elapsed()));
+            }
+            VcpuExit::IoOut { .. } | VcpuExit::MmioWrite { .. } => continue,
             VcpuExit::EmulationFailure { .. } => return Ok((End::EmulationFailure, start.elapsed())),
             VcpuExit::Interrupted => {
                 if !late.load(Ordering::Acquire) {
@@ -120,9 +161,10 @@ fn run<V: VcpuOps>(
     }
 }
 
-/// Flat 32-bit protected mode at CPL 0 with SSE on, paging off.
-fn protected_mode(special: &SpecialRegs) -> SpecialRegs {
-    let SpecialRegs::X86_64(special) = special;
+/// The mode that the tiny guests need: on x86-64 flat 32-bit protected mode at CPL 0 with SSE on and paging
+/// off; on AArch64 the one after reset.
+fn kernel_mode(special: &SpecialRegs) -> SpecialRegs {
+    let SpecialRegs::X86_64(special) = special else { return *special };
     let data = Segment {
         base: 0,
         limit: u32::MAX,
@@ -162,17 +204,19 @@ pub fn measure<A: Accel>(make: impl FnOnce() -> AccelResult<A>, thorough: bool) 
         reason: e.to_string(),
         remedy: "Free some memory on the host".into(),
     })?;
-    for snippet in [&LOOP, &EXITS, &SSE] {
-        memory.write_slice(snippet.code, GuestAddress(snippet.gpa)).map_err(|e| AccelError::Unusable {
+    let guest = backend.guest();
+    let Snippets { spin, exits, simd } = Snippets::of(guest);
+    for (gpa, code) in [(SPIN, spin), (EXITS, exits), (SIMD, simd)] {
+        memory.write_slice(code, GuestAddress(gpa)).map_err(|e| AccelError::Unusable {
             what: "cannot write a tiny guest".into(),
             reason: e.to_string(),
             remedy: "Free some memory on the host".into(),
         })?;
     }
     backend.map_memory(&memory)?;
-    let mut vcpu = backend.create_vcpu(0, &VcpuSetup { cpus: 1, interrupts: Arc::new(NoInterrupts) })?;
+    let mut vcpu = backend.create_vcpu(0, &VcpuSetup { cpus: 1, interrupts: Arc::new(NoController) })?;
     let special = vcpu.get_special_regs().map_err(|e| vcpu_error(&e))?;
-    vcpu.set_special_regs(&protected_mode(&special)).map_err(|e| vcpu_error(&e))?;
+    vcpu.set_special_regs(&kernel_mode(&special)).map_err(|e| vcpu_error(&e))?;
 
     // A hypervisor that never enters the guest must not hang its user.
     let (ended, end) = mpsc::channel::<()>();
@@ -187,7 +231,7 @@ pub fn measure<A: Accel>(make: impl FnOnce() -> AccelResult<A>, thorough: bool) 
             }
         })
     };
-    let result = phases(&mut vcpu, start, &late, thorough);
+    let result = phases(&mut vcpu, guest, start, &late, thorough);
     drop(ended);
     // It ends at once: the channel is closed, or it has kicked already.
     let _ = watchdog.join();
@@ -196,6 +240,7 @@ pub fn measure<A: Accel>(make: impl FnOnce() -> AccelResult<A>, thorough: bool) 
 
 fn phases<V: VcpuOps>(
     vcpu: &mut V,
+    guest: GuestArch,
     start: Instant,
     late: &AtomicBool,
     thorough: bool,
@@ -205,21 +250,21 @@ fn phases<V: VcpuOps>(
     /// Below this, the quick loop cannot have been emulated.
     const QUICK_LIMIT: Duration = Duration::from_micros(50);
 
-    run(vcpu, &LOOP, 1, late)?;
+    run(vcpu, guest, SPIN, 1, late)?;
     let started = start.elapsed();
-    let (_, mut time) = run(vcpu, &LOOP, QUICK_ROUNDS, late)?;
+    let (_, mut time) = run(vcpu, guest, SPIN, QUICK_ROUNDS, late)?;
     let mut rounds = QUICK_ROUNDS;
     if thorough || time > QUICK_LIMIT {
         // A figure to print, or to rule out a hiccup: so long a run that its ends do not count.
         let enough = if thorough { Duration::from_millis(20) } else { time * 4 };
         let factor = (enough.as_secs_f64() / time.as_secs_f64().max(1e-6)).clamp(1.0, 10_000.0);
         rounds *= factor as u32;
-        time = run(vcpu, &LOOP, rounds, late)?.1;
+        time = run(vcpu, guest, SPIN, rounds, late)?.1;
     }
     let exits = if thorough { 1_000 } else { 20 };
-    let (_, exit_time) = run(vcpu, &EXITS, exits, late)?;
+    let (_, exit_time) = run(vcpu, guest, EXITS, exits, late)?;
     // Last, because a vCPU does not go on after a failed instruction.
-    let (sse, _) = run(vcpu, &SSE, 0, late)?;
+    let (sse, _) = run(vcpu, guest, SIMD, 0, late)?;
     Ok(Measurement {
         start_ms: started.as_secs_f64() * 1e3,
         kernel_mips: 2.0 * f64::from(rounds) / time.as_secs_f64().max(1e-9) / 1e6,

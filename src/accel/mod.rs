@@ -1,5 +1,7 @@
 //! Backends: what executes the guest. One enum over all of them, one trait that they share.
 
+mod arch;
+pub mod arm64;
 mod irq;
 mod macros;
 mod platform;
@@ -7,7 +9,7 @@ mod regs;
 mod vcpu;
 
 mod ffi;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub mod kvm;
 pub mod measure;
 pub mod native;
@@ -24,13 +26,17 @@ use thiserror::Error;
 use crate::config::VmConfig;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
-pub use irq::{InterruptController, MsiMessage, MsiSink};
+pub use arch::GuestArch;
+pub use irq::{
+    Gic, GicVersion, InterruptController, InterruptSink, MsiMessage, MsiSink, NoController, SpiLines,
+};
 pub use platform::{PlatformBackend, PlatformVcpu};
 pub use regs::{
-    DescriptorTable, FpuRegs, GuestRegs, Segment, SpecialRegs, X86FpuRegs, X86Regs, X86SpecialRegs,
+    Arm64FpuRegs, Arm64Regs, Arm64SpecialRegs, DescriptorTable, FpuRegs, GuestRegs, Segment, SpecialRegs,
+    X86FpuRegs, X86Regs, X86SpecialRegs,
 };
 
-pub use vcpu::{Activity, Kick, VcpuError, VcpuExit, VcpuOps, VcpuResult};
+pub use vcpu::{Activity, Kick, SystemEvent, VcpuError, VcpuExit, VcpuOps, VcpuResult};
 
 /// The backend that a user asks for.
 #[derive(
@@ -98,6 +104,18 @@ pub enum AccelError {
         /// The host's reason.
         source: io::Error,
     },
+    /// The backend runs guests of another architecture.
+    #[error("{kind} here runs {runs} guests, and this kernel is for {wanted}. {remedy}")]
+    OtherGuest {
+        /// The backend.
+        kind: AccelKind,
+        /// What it runs.
+        runs: GuestArch,
+        /// What is asked for.
+        wanted: GuestArch,
+        /// What to do instead.
+        remedy: &'static str,
+    },
     /// No backend at all is usable; one line for each that was tried.
     #[error("no backend can run this guest here: {}", .0.join("; "))]
     NoneUsable(Vec<String>),
@@ -106,22 +124,26 @@ pub enum AccelError {
 /// What a vCPU is made with, beyond its number.
 #[derive(Clone)]
 pub struct VcpuSetup {
-    /// Number of vCPUs in the machine; their ids and APIC ids are 0 to `cpus - 1`.
+    /// Number of vCPUs in the machine; their ids are 0 to `cpus - 1`.
     pub cpus: u32,
-    /// The machine's interrupt controllers.
+    /// The machine's interrupt controllers, as far as the backend has not got them itself.
     pub interrupts: Arc<dyn InterruptController>,
 }
 
 /// What a backend does for a virtual machine. A value of an implementing type is one virtual machine.
 ///
-/// The order of calls: `map_memory` once, then `create_vcpu` for 0 to `cpus - 1`. vCPU 0 starts with
-/// the registers that it is given, the others wait for INIT and a start-up IPI.
+/// The order of calls: `map_memory` once, then `create_vcpu` for 0 to `cpus - 1`, in this order. vCPU 0
+/// starts with the registers that it is given, the others wait for another vCPU to start them: by INIT and a
+/// start-up IPI, or by PSCI's `CPU_ON`.
 pub trait Accel {
     /// The backend's vCPU.
     type Vcpu: VcpuOps;
 
     /// Which backend this is; never `Auto`.
     fn kind(&self) -> AccelKind;
+
+    /// The architecture of the guests that it runs.
+    fn guest(&self) -> GuestArch;
 
     /// Maps guest RAM. What lies outside its ranges is MMIO.
     ///
@@ -135,8 +157,8 @@ pub trait Accel {
     /// When the host refuses.
     fn create_vcpu(&mut self, id: u32, setup: &VcpuSetup) -> AccelResult<Self::Vcpu>;
 
-    /// Where the IOAPIC and devices send interrupt messages.
-    fn msi_sink(&self) -> Arc<dyn MsiSink>;
+    /// Where the machine's devices send their interrupts.
+    fn interrupt_sink(&self) -> InterruptSink;
 
     /// Runs the machine that `config` describes from its start to its end, on a backend that takes only
     /// whole machines with devices of its own (Virtualization.framework). `None`, the default, is a

@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use super::{
-    Accel, AccelError, AccelKind, AccelResult, Activity, FpuRegs, GuestRegs, Kick, MsiSink, SpecialRegs,
-    VcpuExit, VcpuOps, VcpuResult, VcpuSetup,
+    Accel, AccelError, AccelKind, AccelResult, Activity, FpuRegs, GuestArch, GuestRegs, InterruptSink, Kick,
+    SpecialRegs, VcpuExit, VcpuOps, VcpuResult, VcpuSetup,
 };
 use crate::config::VmConfig;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::kvm::{KvmBackend, KvmVcpu};
 use super::soft::{SoftBackend, SoftVcpu};
 
 /// One virtual machine on whichever backend was asked for.
 pub enum PlatformBackend {
     /// Linux's KVM.
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmBackend),
     /// The software x86-64 CPU.
     Soft(SoftBackend),
@@ -26,7 +26,7 @@ pub enum PlatformBackend {
 /// A vCPU of whichever backend was asked for.
 pub enum PlatformVcpu {
     /// KVM's.
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmVcpu),
     /// The software CPU's.
     Soft(SoftVcpu),
@@ -36,7 +36,7 @@ pub enum PlatformVcpu {
 macro_rules! each {
     ($value:expr, $inner:ident => $do:expr) => {
         match $value {
-            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm($inner) => $do,
             Self::Soft($inner) => $do,
         }
@@ -44,6 +44,18 @@ macro_rules! each {
 }
 
 impl PlatformBackend {
+    /// The architecture of the guests that the backend `kind` runs on this host; `None` where it does not
+    /// exist, and for `Auto`.
+    #[must_use]
+    pub fn guest_of(kind: AccelKind) -> Option<GuestArch> {
+        match kind {
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+            AccelKind::Kvm => Some(super::kvm::GUEST),
+            AccelKind::Soft => Some(GuestArch::X86_64),
+            _ => None,
+        }
+    }
+
     /// Creates a virtual machine on the backend `kind`; `Auto` takes the fastest that works here and
     /// logs why (`select::choose` tells the reason as a value).
     ///
@@ -52,7 +64,7 @@ impl PlatformBackend {
     pub fn new(kind: AccelKind) -> AccelResult<Self> {
         match kind {
             AccelKind::Auto => {
-                let choice = super::select::choose()?;
+                let choice = super::select::choose(None)?;
                 log::info!("{}", choice.reason);
                 Ok(choice.backend)
             }
@@ -69,16 +81,16 @@ impl PlatformBackend {
     }
 }
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn kvm() -> AccelResult<PlatformBackend> {
     Ok(PlatformBackend::Kvm(KvmBackend::new()?))
 }
 
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 fn kvm() -> AccelResult<PlatformBackend> {
     Err(AccelError::NotOnThisPlatform {
         kind: AccelKind::Kvm,
-        remedy: "It is part of Linux on x86-64. Use `--accel auto`",
+        remedy: "It is part of Linux on x86-64 and AArch64. Use `--accel auto`",
     })
 }
 
@@ -89,20 +101,24 @@ impl Accel for PlatformBackend {
         each!(self, backend => backend.kind())
     }
 
+    fn guest(&self) -> GuestArch {
+        each!(self, backend => backend.guest())
+    }
+
     fn map_memory(&mut self, memory: &GuestMemory) -> AccelResult<()> {
         each!(self, backend => backend.map_memory(memory))
     }
 
     fn create_vcpu(&mut self, id: u32, setup: &VcpuSetup) -> AccelResult<PlatformVcpu> {
         match self {
-            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Kvm),
             Self::Soft(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Soft),
         }
     }
 
-    fn msi_sink(&self) -> Arc<dyn MsiSink> {
-        each!(self, backend => backend.msi_sink())
+    fn interrupt_sink(&self) -> InterruptSink {
+        each!(self, backend => backend.interrupt_sink())
     }
 
     fn run_machine(&mut self, config: &VmConfig) -> Option<AccelResult<Outcome>> {

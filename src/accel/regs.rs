@@ -12,6 +12,22 @@ reg_map! {
     }
 }
 
+reg_map! {
+    /// The general registers of an AArch64 vCPU, and the register that holds its flags and exception level.
+    pub struct Arm64Regs: u64 {
+        x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11, x12, x13, x14, x15, x16, x17, x18, x19, x20, x21,
+        x22, x23, x24, x25, x26, x27, x28, x29, x30, pc, pstate,
+    }
+}
+
+reg_map! {
+    /// The system registers of an AArch64 vCPU that its memory, its exceptions and its stacks depend on.
+    pub struct Arm64SpecialRegs: u64 {
+        sp_el0, sp_el1, elr_el1, spsr_el1, sctlr_el1, cpacr_el1, ttbr0_el1, ttbr1_el1, tcr_el1, mair_el1,
+        vbar_el1, esr_el1, far_el1, contextidr_el1, tpidr_el0, tpidr_el1, tpidrro_el0,
+    }
+}
+
 /// A segment register with its hidden part (Intel SDM vol. 3, 3.4.3).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -113,25 +129,43 @@ impl Default for X86FpuRegs {
     }
 }
 
+/// The floating-point and SIMD registers of an AArch64 vCPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Arm64FpuRegs {
+    /// V0 to V31.
+    pub v: [u128; 32],
+    /// Status.
+    pub fpsr: u32,
+    /// Control.
+    pub fpcr: u32,
+}
+
 /// General registers of a vCPU, instruction pointer and flags included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestRegs {
     /// An x86-64 guest's.
     X86_64(X86Regs),
+    /// An AArch64 guest's.
+    Aarch64(Arm64Regs),
 }
 
 impl GuestRegs {
     /// The instruction pointer.
     #[must_use]
     pub fn instruction_pointer(&self) -> u64 {
-        let Self::X86_64(regs) = self;
-        regs.rip
+        match self {
+            Self::X86_64(regs) => regs.rip,
+            Self::Aarch64(regs) => regs.pc,
+        }
     }
 
     /// The registers by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let Self::X86_64(regs) = self;
-        regs.iter()
+    #[must_use]
+    pub fn named(&self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::X86_64(regs) => regs.iter().collect(),
+            Self::Aarch64(regs) => regs.iter().collect(),
+        }
     }
 }
 
@@ -140,6 +174,8 @@ impl GuestRegs {
 pub enum FpuRegs {
     /// An x86-64 guest's.
     X86_64(X86FpuRegs),
+    /// An AArch64 guest's.
+    Aarch64(Arm64FpuRegs),
 }
 
 /// Segment, control and system registers of a vCPU.
@@ -147,4 +183,38 @@ pub enum FpuRegs {
 pub enum SpecialRegs {
     /// An x86-64 guest's.
     X86_64(X86SpecialRegs),
+    /// An AArch64 guest's.
+    Aarch64(Arm64SpecialRegs),
+}
+
+impl SpecialRegs {
+    /// The registers that tell most of a guest's fate, by name.
+    #[must_use]
+    pub fn named(&self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::X86_64(special) => vec![
+                ("cr0", special.cr0),
+                ("cr2", special.cr2),
+                ("cr3", special.cr3),
+                ("cr4", special.cr4),
+                ("cr8", special.cr8),
+                ("efer", special.efer),
+                ("cs", special.cs.selector.into()),
+                ("cs_base", special.cs.base),
+                ("ss", special.ss.selector.into()),
+                ("gdt", special.gdt.base),
+                ("idt", special.idt.base),
+            ],
+            Self::Aarch64(special) => special.iter().collect(),
+        }
+    }
+
+    /// What the instruction pointer is relative to: the base of an x86-64 guest's code segment.
+    #[must_use]
+    pub fn code_base(&self) -> u64 {
+        match self {
+            Self::X86_64(special) => special.cs.base,
+            Self::Aarch64(_) => 0,
+        }
+    }
 }

@@ -23,6 +23,12 @@ pub enum VcpuError {
         /// The host's reason.
         source: io::Error,
     },
+    /// The registers that it was given are another architecture's: a fault of vm-accel's.
+    #[error("vCPU {id} was given registers of another architecture")]
+    OtherGuest {
+        /// Number of the vCPU.
+        id: u32,
+    },
     /// The hypervisor answered something that its documentation does not allow here.
     #[error("vCPU {id}: {what}")]
     Unexpected {
@@ -85,6 +91,19 @@ pub enum VcpuExit<'a> {
     },
     /// A breakpoint or single step that the host asked for.
     Debug,
+    /// The guest asked its firmware interface, which the backend is, for the end of the machine.
+    SystemEvent(SystemEvent),
+}
+
+/// What a guest asks of its firmware interface: PSCI's on AArch64 (Arm DEN 0022).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SystemEvent {
+    /// PSCI's `SYSTEM_OFF`.
+    PowerOff,
+    /// PSCI's `SYSTEM_RESET` and `SYSTEM_RESET2`.
+    Reset,
+    /// The hypervisor says that the guest has crashed.
+    Crash,
 }
 
 /// What a vCPU could do next if nobody interfered.
@@ -96,8 +115,8 @@ pub enum Activity {
     Halted,
     /// It is halted with interrupts off.
     HaltedForever,
-    /// It waits for an INIT and a start-up IPI of another vCPU.
-    WaitForSipi,
+    /// It waits for another vCPU to start it: by INIT and a start-up IPI, or by PSCI's `CPU_ON`.
+    WaitForStart,
 }
 
 /// Ends a vCPU's `run` from another thread.
@@ -109,7 +128,7 @@ pub trait Kick: Send + Sync {
 
 /// A virtual CPU. It is created on one thread and may be run on another, but always on the same one.
 pub trait VcpuOps: Send {
-    /// The vCPU's number, 0 for the boot processor; it is also its APIC id.
+    /// The vCPU's number, 0 for the boot processor; it is also its APIC id, and its MPIDR follows from it.
     fn get_id(&self) -> u32;
 
     /// Runs guest code until something is needed from the caller.

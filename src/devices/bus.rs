@@ -131,6 +131,23 @@ impl Bus {
         Ok(())
     }
 
+    /// Takes over the devices of `other`, each `base` higher.
+    ///
+    /// # Errors
+    /// When a range is taken or impossible.
+    pub fn absorb(&mut self, other: Self, base: u64) -> Result<(), BusError> {
+        for Slot { range, offset, name, device } in other.slots {
+            let len = (range.last - range.first).saturating_add(1);
+            let first = base.checked_add(range.first).ok_or_else(|| BusError::BadRange {
+                name: name.clone(),
+                base: range.first,
+                len,
+            })?;
+            self.insert_window(first, len, &name, device, offset)?;
+        }
+        Ok(())
+    }
+
     /// The ranges that are taken and the names of their devices, in the order of the addresses.
     pub fn ranges(&self) -> impl Iterator<Item = (AddressRange, &str)> {
         self.slots.iter().map(|slot| (slot.range, slot.name.as_str()))

@@ -1,6 +1,7 @@
 //! The machine's devices. A device is `read` and `write`; it knows no backend.
 
 pub mod acpi;
+pub mod arm64;
 pub mod bus;
 mod byte_device;
 pub mod debug_console;
@@ -9,6 +10,7 @@ pub mod fw_cfg;
 pub mod i8042;
 pub mod irqchip;
 pub mod pc;
+pub mod pl031;
 pub mod port_92;
 pub mod post;
 pub mod pvpanic;

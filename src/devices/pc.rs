@@ -15,14 +15,11 @@ use super::post::{self, Post};
 use super::pvpanic::{self, PvPanic};
 use super::reset_control::{self, ResetControl};
 use super::rtc::{self, MemorySize, Rtc};
-use super::serial::{self, COM_PORTS, Serial, SerialSink};
+use super::serial::{self, COM_NAMES, COM_PORTS, Serial, SerialSink};
 use super::test_device;
 use super::timer::{Clock, Timers, Waker};
-use super::{Bus, BusError, EventSink};
+use super::{Bus, BusError, EventSink, IrqLine};
 use crate::accel::MsiSink;
-
-/// The names of the serial ports.
-const COM_NAMES: [&str; 4] = ["com1", "com2", "com3", "com4"];
 
 /// What the devices are made with.
 pub struct PcSetup {
@@ -101,7 +98,9 @@ impl Pc {
         let ram = memory.low.saturating_add(memory.high);
         let fw_cfg = Arc::new(Mutex::new(FwCfg::new(FwCfgSetup { ram, cpus })));
         ports.insert(fw_cfg::PORT, fw_cfg::PORTS, "fw_cfg", fw_cfg)?;
-        test_device::attach(&irqchip, &mut ports, &mut mmio)?;
+        let lines = (0..test_device::IRQ_PORTS).map_while(|gsi| u8::try_from(gsi).ok());
+        let lines = lines.map(|gsi| Box::new(irqchip.line(gsi)) as Box<dyn IrqLine>).collect();
+        test_device::attach(lines, &mut ports, &mut mmio, test_device::WINDOW_BASE)?;
         let post = Arc::new(Mutex::new(Post::default()));
         ports.insert(post::PORT, 1, "post code", post.clone())?;
         if let Some(sink) = debug_console {

@@ -10,6 +10,9 @@ use super::{ByteDevice, IrqLine};
 /// I/O port and IRQ of COM1 to COM4.
 pub const COM_PORTS: [(u64, u8); 4] = [(0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3)];
 
+/// The names of the serial ports.
+pub const COM_NAMES: [&str; 4] = ["com1", "com2", "com3", "com4"];
+
 /// Number of I/O ports of a UART.
 pub const PORTS: u64 = 8;
 

@@ -3,13 +3,13 @@
 //! Ports 0xE0 to 0xE3 are one 32-bit register, in which each access reads or writes its own bytes; writing
 //! a page's address to 0xE4 makes a host drop its mapping of the page, which nothing here has to. (The
 //! register's second place, 0xE8, is left to the debug console.) A byte at port 0x2000 + n is the level of
-//! ISA line n. 64 KiB at 0xFF00_0000 keep what is written.
+//! ISA line n. 64 KiB, on a PC at 0xFF00_0000, keep what is written. The AArch64 machine has all this, too, in
+//! its own places.
 
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
 
-use super::irqchip::{GsiLine, IrqChip};
 use super::{Bus, BusError, Device, IrqLine};
 
 /// The register's first port.
@@ -20,22 +20,26 @@ pub const REGISTER_PORTS: u64 = 8;
 pub const IRQ_PORT: u64 = 0x2000;
 /// Number of ports of the interrupt lines.
 pub const IRQ_PORTS: u64 = 24;
-/// Guest-physical address of the memory window.
+/// Guest-physical address of the memory window on a PC.
 pub const WINDOW_BASE: u64 = 0xFF00_0000;
 /// Length of the memory window in bytes.
 pub const WINDOW_LEN: u64 = 0x1_0000;
 
-/// Puts the three parts on the buses; the lines are those of `irqchip`.
+/// Puts the three parts on the buses, the memory window at `window`; there are up to `IRQ_PORTS` lines.
 ///
 /// # Errors
 /// When an address is taken.
-pub fn attach(irqchip: &Arc<IrqChip>, ports: &mut Bus, mmio: &mut Bus) -> Result<(), BusError> {
+pub fn attach(
+    lines: Vec<Box<dyn IrqLine>>,
+    ports: &mut Bus,
+    mmio: &mut Bus,
+    window: u64,
+) -> Result<(), BusError> {
     let register = Arc::new(Mutex::new(Register::default()));
     ports.insert(REGISTER_PORT, REGISTER_PORTS, "test register", register)?;
-    let lines = (0..IRQ_PORTS).map_while(|gsi| u8::try_from(gsi).ok()).map(|gsi| irqchip.line(gsi));
-    let lines = Arc::new(Mutex::new(Lines(lines.collect())));
+    let lines = Arc::new(Mutex::new(Lines(lines)));
     ports.insert(IRQ_PORT, IRQ_PORTS, "test interrupt lines", lines)?;
-    mmio.insert(WINDOW_BASE, WINDOW_LEN, "test window", Arc::new(Mutex::new(Window::default())))
+    mmio.insert(window, WINDOW_LEN, "test window", Arc::new(Mutex::new(Window::default())))
 }
 
 #[derive(Default)]
@@ -66,7 +70,7 @@ impl Device for Register {
     }
 }
 
-struct Lines(Vec<GsiLine>);
+struct Lines(Vec<Box<dyn IrqLine>>);
 
 impl Device for Lines {
     fn read(&mut self, _offset: u64, _data: &mut [u8]) {}
@@ -108,6 +112,7 @@ impl Device for Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::irqchip::IrqChip;
     use crate::devices::irqchip::rig::Messages;
 
     struct Rig {
@@ -121,7 +126,8 @@ mod tests {
         let chip = IrqChip::new(messages.clone());
         let (mut ports, mut mmio) = (Bus::new(), Bus::new());
         chip.attach(&mut ports, &mut mmio).unwrap();
-        attach(&chip, &mut ports, &mut mmio).unwrap();
+        let lines = (0..24).map(|gsi| Box::new(chip.line(gsi)) as Box<dyn IrqLine>).collect();
+        attach(lines, &mut ports, &mut mmio, WINDOW_BASE).unwrap();
         Rig { ports, mmio, messages }
     }
 

@@ -7,6 +7,7 @@ use std::io::{BufRead, Read};
 use super::error::LoadError;
 use super::image::{KernelImage, write};
 use super::layout::Placement;
+use crate::accel::GuestArch;
 use crate::memory::GuestMemory;
 
 /// First bytes of every ELF file.
@@ -14,6 +15,8 @@ pub const MAGIC: &[u8] = b"\x7fELF";
 
 const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
+/// The number of AArch64 in an ELF header.
+pub const EM_AARCH64: u16 = 183;
 const ET_REL: u16 = 1;
 const ET_CORE: u16 = 4;
 const PT_LOAD: u32 = 1;
@@ -60,7 +63,7 @@ struct Notes {
     align: u64,
 }
 
-/// The checked headers of an ELF executable for x86.
+/// The checked headers of an ELF executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elf {
     /// Width of its addresses.
@@ -121,10 +124,10 @@ impl Elf {
     /// Reads and checks the headers of a file that starts with `head`.
     ///
     /// # Errors
-    /// When the file is damaged, or is no executable for a bare x86 machine.
-    pub fn parse(image: &KernelImage, head: &[u8]) -> Result<Self, LoadError> {
+    /// When the file is damaged, or is no executable for a bare machine of this architecture.
+    pub fn parse(image: &KernelImage, head: &[u8], guest: GuestArch) -> Result<Self, LoadError> {
         let name = image.name();
-        let header = FileHeader::parse(name, head)?;
+        let header = FileHeader::parse(name, head, guest)?;
         let bytes = header.table_bytes();
         if header.table_offset.checked_add(bytes).is_none_or(|end| end > image.len()) {
             return Err(malformed(name, "its program headers lie behind the end of the file"));
@@ -256,7 +259,7 @@ impl<'a> ElfStream<'a> {
         let failed = |offset: u64, source| LoadError::Read { name: name.to_owned(), offset, source };
         let mut head = Vec::new();
         source.by_ref().take(64).read_to_end(&mut head).map_err(|e| failed(0, e))?;
-        let header = FileHeader::parse(name, &head)?;
+        let header = FileHeader::parse(name, &head, GuestArch::X86_64)?;
         let start = usize::try_from(header.table_offset).unwrap_or(usize::MAX);
         let bytes = header.table_bytes();
         let end = header.table_offset.checked_add(bytes).filter(|&end| end <= limit.min(STREAM_HEADERS_MAX));
@@ -377,8 +380,15 @@ fn physical_entry(loads: &[Load], entry: u64) -> u64 {
         .unwrap_or(entry)
 }
 
+/// The machine number in the header of a file that starts with `head`; `None` if it is no little-endian ELF
+/// file.
+#[must_use]
+pub fn machine(head: &[u8]) -> Option<u16> {
+    (head.starts_with(MAGIC) && head.get(5) == Some(&1)).then(|| Fields(head).u16(18))?
+}
+
 impl FileHeader {
-    fn parse(name: &str, head: &[u8]) -> Result<Self, LoadError> {
+    fn parse(name: &str, head: &[u8], guest: GuestArch) -> Result<Self, LoadError> {
         let fields = Fields(head);
         if !head.starts_with(MAGIC) {
             return Err(malformed(name, "it does not begin as one"));
@@ -394,8 +404,10 @@ impl FileHeader {
             return Err(unsupported(name, "it is for a big-endian machine".to_owned()));
         }
         let machine = fields.u16(18).ok_or_else(cut_off)?;
-        match (class, machine) {
-            (Class::Elf32, EM_386 | EM_X86_64) | (Class::Elf64, EM_X86_64) => {}
+        match (guest, class, machine) {
+            (GuestArch::X86_64, Class::Elf32, EM_386 | EM_X86_64)
+            | (GuestArch::X86_64, Class::Elf64, EM_X86_64)
+            | (GuestArch::Aarch64, Class::Elf64, EM_AARCH64) => {}
             _ => return Err(unsupported(name, format!("it is for {}", machine_name(machine)))),
         }
         match fields.u16(16).ok_or_else(cut_off)? {
@@ -506,7 +518,7 @@ fn machine_name(machine: u16) -> String {
         8 => "MIPS".to_owned(),
         20 | 21 => "PowerPC".to_owned(),
         40 => "ARM".to_owned(),
-        183 => "AArch64".to_owned(),
+        EM_AARCH64 => "AArch64".to_owned(),
         243 => "RISC-V".to_owned(),
         other => format!("machine number {other}"),
     }
@@ -534,7 +546,7 @@ mod tests {
 
     fn parse(file: Vec<u8>) -> Result<Elf, LoadError> {
         let image = KernelImage::builtin(file);
-        Elf::parse(&image, &image.head(8192).unwrap())
+        Elf::parse(&image, &image.head(8192).unwrap(), GuestArch::X86_64)
     }
 
     fn error(file: Vec<u8>) -> String {

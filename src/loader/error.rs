@@ -44,7 +44,7 @@ pub enum LoadError {
     },
     /// No known kernel format.
     #[error(
-        "{name} is no kernel: {found}. Give a bzImage, an ELF (vmlinux) or a Multiboot 1 file, or start a flat binary with `--flat`"
+        "{name} is no kernel: {found}. Give a bzImage, an AArch64 Image, an ELF (vmlinux) or a Multiboot 1 file, or start a flat binary with `--flat`"
     )]
     UnknownFormat {
         /// The file's path.
@@ -123,6 +123,12 @@ pub enum LoadError {
     Nul {
         /// Which string.
         what: String,
+    },
+    /// The device tree could not be made.
+    #[error("cannot make the device tree: {reason}. Give fewer CPUs, or a shorter `--cmdline`")]
+    DeviceTree {
+        /// The reason.
+        reason: String,
     },
     /// Guest memory refused an access that was checked before.
     #[error("cannot write guest memory at {gpa:#x}: {reason}. This is a fault of vm-accel; please report it")]

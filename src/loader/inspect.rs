@@ -12,7 +12,8 @@ use super::elf::{Class, Elf, Load};
 use super::error::LoadError;
 use super::image::KernelImage;
 use super::multiboot::Multiboot;
-use super::{ElfBoot, Format, pvh, refuse_multiboot2, width};
+use super::{ElfBoot, Format, arm64, guest_arch, pvh, refuse_multiboot2, width};
+use crate::accel::GuestArch;
 
 /// The most bytes that a payload is decompressed to for a look inside.
 const OUTPUT_MAX: u64 = 1 << 30;
@@ -28,13 +29,15 @@ pub struct Inspection {
     pub file: String,
     /// Its length in bytes.
     pub file_bytes: u64,
-    /// The format: "bzImage", "ELF64", "ELF32" or "Multiboot".
+    /// The format: "bzImage", "ELF64", "ELF32", "Multiboot" or "Image".
     pub format: Option<&'static str>,
+    /// The architecture of its machine: "x86-64" or "AArch64".
+    pub architecture: Option<&'static str>,
     /// The kernel's version string.
     pub version: Option<String>,
     /// Linux's boot protocol, "2.15".
     pub boot_protocol: Option<String>,
-    /// How a bzImage's payload is compressed.
+    /// How a bzImage's payload, or an AArch64 Image, is compressed.
     pub compression: Option<String>,
     /// The entry points, the one that is used first.
     pub entry_points: Vec<EntryPoint>,
@@ -85,6 +88,7 @@ pub fn inspect_image(image: &KernelImage) -> Result<Inspection, LoadError> {
         file: image.name().to_owned(),
         file_bytes: image.len(),
         format: None,
+        architecture: None,
         version: None,
         boot_protocol: None,
         compression: None,
@@ -94,20 +98,27 @@ pub fn inspect_image(image: &KernelImage) -> Result<Inspection, LoadError> {
         boots_as: None,
         problem: None,
     };
-    let looked = match Format::of(image) {
-        Ok(Format::Elf(elf, header)) => inspection.elf(image, &elf, header.as_ref()),
-        Ok(Format::BzImage(bzimage)) => inspection.bzimage(image, &bzimage),
-        Ok(Format::Multiboot(header)) => {
-            inspection.format = Some("Multiboot");
-            Multiboot::new(image, &header, None).map(|multiboot| {
-                inspection.entry("Multiboot", multiboot.entry.into());
-                inspection.segments(&multiboot.loads);
-                inspection.boots_as = Some("Multiboot by its address fields".to_owned());
-            })
-        }
-        Err(e) => Err(e),
+    let arm64 = match guest_arch(image) {
+        Ok(GuestArch::Aarch64) => Some(arm64::Format::of(image)),
+        Ok(GuestArch::X86_64) => None,
+        Err(e) => Some(Err(e)),
     };
-    match looked {
+    if let Some(format) = arm64 {
+        inspection.architecture = Some("AArch64");
+        return finish(inspection, |inspection| match format? {
+            Some(format) => inspection.arm64(image, &format),
+            None => Ok(()),
+        });
+    }
+    finish(inspection, |inspection| inspection.x86_64(image))
+}
+
+/// Lets `look` look; what is wrong with the kernel is a part of what is told of it.
+fn finish(
+    mut inspection: Inspection,
+    look: impl FnOnce(&mut Inspection) -> Result<(), LoadError>,
+) -> Result<Inspection, LoadError> {
+    match look(&mut inspection) {
         Err(e @ (LoadError::Open { .. } | LoadError::Read { .. })) => return Err(e),
         Err(e) => inspection.problem = Some(e.to_string()),
         Ok(()) => {}
@@ -115,6 +126,36 @@ pub fn inspect_image(image: &KernelImage) -> Result<Inspection, LoadError> {
     Ok(inspection)
 }
 
+impl Inspection {
+    fn x86_64(&mut self, image: &KernelImage) -> Result<(), LoadError> {
+        let format = Format::of(image)?;
+        self.architecture = Some("x86-64");
+        match format {
+            Format::Elf(elf, header) => self.elf(image, &elf, header.as_ref()),
+            Format::BzImage(bzimage) => self.bzimage(image, &bzimage),
+            Format::Multiboot(header) => {
+                self.format = Some("Multiboot");
+                let multiboot = Multiboot::new(image, &header, None)?;
+                self.entry("Multiboot", multiboot.entry.into());
+                self.segments(&multiboot.loads);
+                self.boots_as = Some("Multiboot by its address fields".to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    fn arm64(&mut self, image: &KernelImage, format: &arm64::Format) -> Result<(), LoadError> {
+        self.boots_as = Some(format.words());
+        self.format = Some(if format.is_elf() { "ELF64" } else { "Image" });
+        self.compression = format.compression().map(|compression| compression.to_string());
+        let (entry, segments) = format.places(image)?;
+        self.entry("AArch64", entry);
+        self.segments = segments;
+        self.cmdline_limit = format.is_linux().then_some(arm64::CMDLINE_MAX);
+        self.version = banner(image.name(), format.reader(image)?)?;
+        Ok(())
+    }
+}
 impl Inspection {
     fn elf(
         &mut self,
@@ -127,7 +168,7 @@ impl Inspection {
             Class::Elf64 => "ELF64",
         });
         self.segments(&elf.loads);
-        self.version = banner(image)?;
+        self.version = banner(image.name(), image.reader(0, image.len()))?;
         let pvh = elf.find_note(image, pvh::entry)?;
         let boot = ElfBoot::choose(image, elf, header, pvh)?;
         refuse_multiboot2(image, &boot)?;
@@ -213,13 +254,12 @@ impl Inspection {
 }
 
 /// Looks for Linux's version in an uncompressed kernel.
-fn banner(image: &KernelImage) -> Result<Option<String>, LoadError> {
-    let mut reader = image.reader(0, image.len());
+fn banner(name: &str, mut reader: impl Read) -> Result<Option<String>, LoadError> {
     let mut window = Vec::new();
     loop {
         let before = window.len();
         let read = reader.by_ref().take(PIECE as u64).read_to_end(&mut window);
-        read.map_err(|source| LoadError::Read { name: image.name().to_owned(), offset: 0, source })?;
+        read.map_err(|source| LoadError::Read { name: name.to_owned(), offset: 0, source })?;
         let ended = window.len() == before;
         let found = window
             .windows(BANNER.len() + 1)
@@ -245,6 +285,7 @@ impl fmt::Display for Inspection {
             Some(value) => writeln!(f, "  {key:<14}{value}"),
             None => Ok(()),
         };
+        line("architecture", self.architecture)?;
         line("version", self.version.as_deref())?;
         line("boot protocol", self.boot_protocol.as_deref())?;
         line("compression", self.compression.as_deref())?;
@@ -303,7 +344,7 @@ mod tests {
         // Wherever it is, also across the pieces that the file is read by.
         for before in [PIECE - 20, PIECE - 14, PIECE - 5, PIECE, 2 * PIECE - 200] {
             let file = [&vec![b'L'; before][..], b"Linux version %s Linux version 1.2\n"].concat();
-            assert_eq!(banner(&KernelImage::builtin(file)).unwrap().as_deref(), Some("1.2"));
+            assert_eq!(banner("x", &file[..]).unwrap().as_deref(), Some("1.2"));
         }
     }
 

@@ -95,7 +95,17 @@ pub fn page_up(gpa: u64) -> u64 {
 /// Keeps account of what lies where in guest memory, and finds room for what may lie anywhere.
 pub struct Placement<'a> {
     memory: &'a GuestMemory,
+    places: Places,
     taken: Vec<Taken>,
+}
+
+/// What of RAM is for whatever may lie anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Places {
+    /// A PC's: below 4 GiB, and not in the BIOS area.
+    Pc,
+    /// All of it.
+    All,
 }
 
 struct Taken {
@@ -105,14 +115,20 @@ struct Taken {
 }
 
 impl<'a> Placement<'a> {
-    /// Nothing is taken, but for the ACPI tables if there are any.
+    /// A PC's memory. Nothing is taken, but for the ACPI tables if there are any.
     #[must_use]
     pub fn new(memory: &'a GuestMemory, acpi: bool) -> Self {
-        let mut placement = Self { memory, taken: Vec::new() };
+        let mut placement = Self { memory, places: Places::Pc, taken: Vec::new() };
         if acpi {
             placement.take("the ACPI tables", ACPI, ACPI_BYTES);
         }
         placement
+    }
+
+    /// The memory of a machine whose RAM is all alike. Nothing is taken.
+    #[must_use]
+    pub fn without_places(memory: &'a GuestMemory) -> Self {
+        Self { memory, places: Places::All, taken: Vec::new() }
     }
 
     /// Takes the place that an image asks for.
@@ -137,7 +153,7 @@ impl<'a> Placement<'a> {
     /// Takes the preferred place if it is free, else the lowest free pages.
     ///
     /// # Errors
-    /// When there is no room below 4 GiB.
+    /// When there is no room, on a PC below 4 GiB.
     pub fn place(&mut self, what: &str, preferred: u64, bytes: u64) -> Result<u64, LoadError> {
         if self.is_free(preferred, bytes) {
             self.take(what, preferred, bytes);
@@ -149,7 +165,7 @@ impl<'a> Placement<'a> {
     /// Takes the lowest free pages from `floor` on.
     ///
     /// # Errors
-    /// When there is no room below 4 GiB.
+    /// When there is no room, on a PC below 4 GiB.
     pub fn place_above(&mut self, what: &str, floor: u64, bytes: u64) -> Result<u64, LoadError> {
         let ends = self.taken.iter().map(|taken| taken.end);
         let candidates = ends.chain([floor, HIGH_RAM]).map(page_up);
@@ -166,11 +182,10 @@ impl<'a> Placement<'a> {
     /// # Errors
     /// When there is no room.
     pub fn place_below(&mut self, what: &str, limit: u64, bytes: u64) -> Result<u64, LoadError> {
-        let limit = limit.min(MMIO_HOLE_START);
         let starts = self.taken.iter().map(|taken| taken.start);
         let found = starts
             .chain(ram(self.memory).map(|(_, end)| end))
-            .chain([limit])
+            .chain([limit, MMIO_HOLE_START])
             .filter(|&end| end <= limit)
             .filter_map(|end| end.checked_sub(bytes))
             .map(|gpa| gpa - gpa % PAGE_SIZE)
@@ -189,15 +204,15 @@ impl<'a> Placement<'a> {
         })
     }
 
-    /// Whether a range may be taken for something that the image did not ask for: usable RAM below
-    /// 4 GiB with nothing in it.
+    /// Whether a range may be taken for something that the image did not ask for: usable RAM with nothing
+    /// in it.
     fn is_free(&self, gpa: u64, bytes: u64) -> bool {
         let Some(end) = gpa.checked_add(bytes) else { return false };
-        let in_bios_area = gpa < HIGH_RAM && end > EBDA;
-        end <= MMIO_HOLE_START
-            && !in_bios_area
-            && self.is_ram(gpa, bytes)
-            && self.overlapping(gpa, bytes).is_none()
+        let is_usable = match self.places {
+            Places::Pc => end <= MMIO_HOLE_START && (gpa >= HIGH_RAM || end <= EBDA),
+            Places::All => true,
+        };
+        is_usable && self.is_ram(gpa, bytes) && self.overlapping(gpa, bytes).is_none()
     }
 
     fn overlapping(&self, gpa: u64, bytes: u64) -> Option<&Taken> {

@@ -13,10 +13,13 @@
 //!    entry point.
 //! 5. Multiboot with address fields.
 //!
+//! `guest_arch` tells AArch64 kernels from these; `arm64` loads them.
+//!
 //! Nothing that a file says is trusted: every length, offset and address is checked against the file
 //! and guest memory, and nothing of ours is put where the image lies.
 #![forbid(unsafe_code)]
 
+pub mod arm64;
 mod bios_area;
 mod boot_params;
 mod bzimage;
@@ -36,7 +39,7 @@ mod start;
 #[cfg(test)]
 mod testing;
 
-use crate::accel::{GuestRegs, SpecialRegs, X86Regs, X86SpecialRegs};
+use crate::accel::{GuestArch, GuestRegs, SpecialRegs, X86Regs, X86SpecialRegs};
 use crate::config::{Flat, FlatMode, Module};
 use crate::memory::{GuestMemory, MMIO_HOLE_START};
 use bzimage::BzImage;
@@ -57,8 +60,8 @@ const HEAD_BYTES: usize = multiboot::SEARCH_BYTES;
 pub struct BootState {
     /// General registers.
     pub regs: GuestRegs,
-    /// Segment, control and system registers.
-    pub special: SpecialRegs,
+    /// Segment, control and system registers; `None` is their state after reset.
+    pub special: Option<SpecialRegs>,
     /// How the kernel is booted, in words: "bzImage, vmlinux inside through its PVH note".
     pub protocol: String,
     /// The kernel's version string, where the file has one.
@@ -90,7 +93,17 @@ pub struct LoadRequest<'a> {
 /// Registers, and the protocol in words.
 type Started = (X86Regs, X86SpecialRegs, String);
 
-/// Loads a kernel and what goes with it into guest memory.
+/// The architecture that a kernel is for. What is no kernel at all is left to x86-64's loader, which says so.
+///
+/// # Errors
+/// When the file cannot be read, or is a damaged AArch64 ELF file.
+pub fn guest_arch(image: &KernelImage) -> Result<GuestArch, LoadError> {
+    let is_arm64 =
+        elf::machine(&image.head(64)?) == Some(elf::EM_AARCH64) || arm64::Format::of(image)?.is_some();
+    Ok(if is_arm64 { GuestArch::Aarch64 } else { GuestArch::X86_64 })
+}
+
+/// Loads an x86-64 kernel and what goes with it into guest memory.
 ///
 /// # Errors
 /// When a file cannot be read or is damaged, or does not fit into guest memory.
@@ -116,7 +129,12 @@ pub fn load(request: &LoadRequest) -> Result<BootState, LoadError> {
         }
     };
     log::debug!("{}: {protocol}, entry {:#x}", image.name(), regs.rip);
-    Ok(BootState { regs: GuestRegs::X86_64(regs), special: SpecialRegs::X86_64(special), protocol, version })
+    Ok(BootState {
+        regs: GuestRegs::X86_64(regs),
+        special: Some(SpecialRegs::X86_64(special)),
+        protocol,
+        version,
+    })
 }
 
 /// What a file is, with its headers checked.
@@ -131,7 +149,7 @@ impl Format {
         let head = image.head(HEAD_BYTES)?;
         if head.starts_with(elf::MAGIC) {
             let header = Header::find(image, &head)?;
-            return match (Elf::parse(image, &head), header) {
+            return match (Elf::parse(image, &head, GuestArch::X86_64), header) {
                 (Ok(elf), header) => Ok(Self::Elf(elf, header)),
                 // Address fields stand for themselves.
                 (Err(_), Some(header)) if header.addresses.is_some() => Ok(Self::Multiboot(header)),
@@ -279,9 +297,6 @@ fn width(class: Class) -> Width {
 /// What a file that is no kernel looks like.
 fn describe(head: &[u8]) -> String {
     use decompress::Compression;
-    if head.get(0x38..0x3C) == Some(b"ARMd") {
-        return "it is an AArch64 Linux image".to_owned();
-    }
     if head.starts_with(b"MZ") {
         return "it is a Windows or EFI program".to_owned();
     }

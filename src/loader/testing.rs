@@ -31,8 +31,10 @@ pub fn try_load(kernel: Vec<u8>, mib: u64) -> Result<BootState, LoadError> {
 }
 
 pub fn registers(state: &BootState) -> (X86Regs, X86SpecialRegs) {
-    let (GuestRegs::X86_64(regs), SpecialRegs::X86_64(special)) = (state.regs, state.special);
-    (regs, special)
+    match (state.regs, state.special) {
+        (GuestRegs::X86_64(regs), Some(SpecialRegs::X86_64(special))) => (regs, special),
+        other => panic!("{other:?}"),
+    }
 }
 
 pub fn read(memory: &GuestMemory, gpa: u64, bytes: usize) -> Vec<u8> {

@@ -4,11 +4,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::accel::{GuestRegs, SpecialRegs, VcpuExit, VcpuOps};
+use crate::accel::{VcpuExit, VcpuOps};
 use crate::script::StepRecord;
 
 /// Names of the kinds of exits, in the order of [`ExitCounts`].
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "io_in",
     "io_out",
     "mmio_read",
@@ -18,6 +18,7 @@ const KINDS: [&str; 9] = [
     "interrupted",
     "emulation_failure",
     "debug",
+    "system_event",
 ];
 
 /// How many exits of each kind there were.
@@ -37,6 +38,7 @@ impl ExitCounts {
             VcpuExit::Interrupted => 6,
             VcpuExit::EmulationFailure { .. } => 7,
             VcpuExit::Debug => 8,
+            VcpuExit::SystemEvent(_) => 9,
         };
         if let Some(count) = self.0.get_mut(kind) {
             *count += 1;
@@ -110,24 +112,6 @@ impl SerialCount {
 
 /// The registers of `vcpu` by name.
 pub fn registers<V: VcpuOps>(vcpu: &V) -> Option<Vec<(String, u64)>> {
-    let general: GuestRegs = vcpu.get_regs().ok()?;
-    let mut registers: Vec<(String, u64)> =
-        general.iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let SpecialRegs::X86_64(special) = vcpu.get_special_regs().ok()?;
-    for (name, value) in [
-        ("cr0", special.cr0),
-        ("cr2", special.cr2),
-        ("cr3", special.cr3),
-        ("cr4", special.cr4),
-        ("cr8", special.cr8),
-        ("efer", special.efer),
-        ("cs", special.cs.selector.into()),
-        ("cs_base", special.cs.base),
-        ("ss", special.ss.selector.into()),
-        ("gdt", special.gdt.base),
-        ("idt", special.idt.base),
-    ] {
-        registers.push((name.to_owned(), value));
-    }
-    Some(registers)
+    let registers = vcpu.get_regs().ok()?.named().into_iter().chain(vcpu.get_special_regs().ok()?.named());
+    Some(registers.map(|(name, value)| (name.to_owned(), value)).collect())
 }

@@ -3,15 +3,16 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use crate::accel::MsiSink;
+use crate::accel::{Gic, InterruptController, InterruptSink, Kick, MsiSink, NoController};
 use crate::config::{DebugExit, SerialBackend, VmConfig};
 use crate::console::GuestOutput;
 use crate::devices::acpi::{self, AcpiRegisters, PowerButton};
+use crate::devices::arm64::{self, Board, BoardSetup};
 use crate::devices::irqchip::IrqChip;
 use crate::devices::pc::{Pc, PcSetup};
 use crate::devices::rtc::MemorySize;
 use crate::devices::serial::{Serial, SerialSink};
-use crate::devices::timer::{HostClock, Timers};
+use crate::devices::timer::{HostClock, Timers, Waker};
 use crate::devices::{EventSink, GuestEvent, lock};
 use crate::memory;
 use crate::outcome::Outcome;
@@ -27,26 +28,37 @@ use super::vcpu_loop::Platform;
 pub struct Machine {
     /// What the vCPUs' exits go to.
     pub platform: Platform,
-    /// The interrupt controllers.
-    pub irqchip: Arc<IrqChip>,
+    /// The interrupt controllers, where the backend has not got them all.
+    irqchip: Option<Arc<IrqChip>>,
     /// Devices with deadlines.
     pub timers: Timers,
     /// The serial port that is on the terminal.
     pub stdin: Option<Arc<Mutex<Serial>>>,
     /// COM1.
     pub com1: Option<Arc<Mutex<Serial>>>,
-    /// The power button.
-    pub button: PowerButton,
+    /// The power button, where there is one.
+    pub button: Option<PowerButton>,
+}
+
+/// COM1 to COM4.
+type Coms = [Option<Arc<Mutex<Serial>>>; 4];
+
+/// What the host has wired up for the devices, whichever they are.
+struct Wires {
+    serial: [Option<SerialSink>; 4],
+    debug_console: SerialSink,
+    events: EventSink,
+    waker: Waker,
 }
 
 impl Machine {
-    /// Builds the machine that `config` describes, with `extension`, around a backend's `msi`.
+    /// Builds the machine that `config` describes, with `extension`, around a backend's interrupts.
     ///
     /// # Errors
     /// When two devices are at one address.
     pub fn new(
         config: &VmConfig,
-        msi: Arc<dyn MsiSink>,
+        interrupts: InterruptSink,
         state: &Arc<RunState>,
         host: &Arc<Host>,
         streams: &HostOutput,
@@ -66,40 +78,103 @@ impl Machine {
                 }));
             }
         }
-        let (low, high) = memory::split(config.memory);
         let events = event_sink(state, config.debug_exit);
         let debug_output = Arc::clone(output);
         let wake = Arc::clone(state);
-        let mut pc = Pc::new(PcSetup {
-            clock: Arc::new(HostClock),
-            memory: MemorySize { low, high },
-            cpus: u16::try_from(config.cpus).unwrap_or(u16::MAX),
-            msi,
+        let wires = Wires {
+            serial,
+            debug_console: Box::new(move |byte| debug_output.push(&[byte])),
             events: Arc::clone(&events),
             waker: Arc::new(move || wake.wake_supervisor()),
-            serial,
-            debug_console: Some(Box::new(move |byte| debug_output.push(&[byte]))),
-        })?;
-        let button = pc.irqchip.line(acpi::POWER_BUTTON_GSI);
-        let registers = AcpiRegisters::new(Arc::clone(&events), Box::new(button));
-        let button = registers.power_button();
-        let (base, len) = (acpi::ACPI_PORT.into(), acpi::ACPI_PORTS.into());
-        pc.ports.insert(base, len, "acpi registers", Arc::new(Mutex::new(registers)))?;
+        };
+        let (mut machine, serial) = match interrupts {
+            InterruptSink::Lapic(msi) => Self::pc(config, msi, wires)?,
+            InterruptSink::Gic(gic) => Self::arm64(gic, wires)?,
+        };
 
         let on_stdio = config.serial.iter().position(|port| *port == Some(SerialBackend::Stdio));
-        let stdin = on_stdio.and_then(|port| pc.serial.get(port)?.clone());
-        let com1 = pc.serial.first().cloned().flatten();
-        for port in [&stdin, &com1].into_iter().flatten() {
+        machine.stdin = on_stdio.and_then(|port| serial.get(port)?.clone());
+        machine.com1 = serial.first().cloned().flatten();
+        for port in [&machine.stdin, &machine.com1].into_iter().flatten() {
             let host = Arc::clone(host);
             lock(port).set_room_waker(Arc::new(move || host.port_has_room()));
         }
         // After that, so that a waker of its own stays.
         if let Some(extension) = extension {
-            let (ports, serial) = (&mut pc.ports, &pc.serial);
-            extension.attach(Wiring { ports, serial, events, host: streams.clone() })?;
+            let ports = &mut machine.platform.ports;
+            extension.attach(Wiring { ports, serial: &serial, events, host: streams.clone() })?;
         }
-        let platform = Platform { ports: pc.ports, mmio: pc.mmio };
-        Ok(Self { platform, irqchip: pc.irqchip, timers: pc.timers, stdin, com1, button })
+        if machine.irqchip.is_none() {
+            // No instruction reaches a port: ports are a window of memory.
+            let ports = std::mem::take(&mut machine.platform.ports);
+            machine.platform.mmio.absorb(ports, arm64::PORTS)?;
+        }
+        Ok(machine)
+    }
+
+    /// The machine of an x86-64 guest.
+    fn pc(config: &VmConfig, msi: Arc<dyn MsiSink>, wires: Wires) -> Result<(Self, Coms), VmError> {
+        let (low, high) = memory::split(config.memory);
+        let mut pc = Pc::new(PcSetup {
+            clock: Arc::new(HostClock),
+            memory: MemorySize { low, high },
+            cpus: u16::try_from(config.cpus).unwrap_or(u16::MAX),
+            msi,
+            events: Arc::clone(&wires.events),
+            waker: wires.waker,
+            serial: wires.serial,
+            debug_console: Some(wires.debug_console),
+        })?;
+        let button = pc.irqchip.line(acpi::POWER_BUTTON_GSI);
+        let registers = AcpiRegisters::new(wires.events, Box::new(button));
+        let button = registers.power_button();
+        let (base, len) = (acpi::ACPI_PORT.into(), acpi::ACPI_PORTS.into());
+        pc.ports.insert(base, len, "acpi registers", Arc::new(Mutex::new(registers)))?;
+        let machine = Self {
+            platform: Platform { ports: pc.ports, mmio: pc.mmio },
+            irqchip: Some(pc.irqchip),
+            timers: pc.timers,
+            stdin: None,
+            com1: None,
+            button: Some(button),
+        };
+        Ok((machine, pc.serial))
+    }
+
+    /// The machine of an AArch64 guest.
+    fn arm64(gic: Gic, wires: Wires) -> Result<(Self, Coms), VmError> {
+        let board = Board::new(BoardSetup {
+            clock: Arc::new(HostClock),
+            lines: gic.lines,
+            events: wires.events,
+            waker: wires.waker,
+            serial: wires.serial,
+            debug_console: Some(wires.debug_console),
+        })?;
+        let machine = Self {
+            platform: Platform { ports: board.ports, mmio: board.mmio },
+            irqchip: None,
+            timers: board.timers,
+            stdin: None,
+            com1: None,
+            button: None,
+        };
+        Ok((machine, board.serial))
+    }
+
+    /// What the backend's vCPUs ask of the interrupt controllers.
+    pub fn controller(&self) -> Arc<dyn InterruptController> {
+        match &self.irqchip {
+            Some(irqchip) => Arc::clone(irqchip) as Arc<dyn InterruptController>,
+            None => Arc::new(NoController),
+        }
+    }
+
+    /// Tells the interrupt controllers how to wake the boot processor.
+    pub fn set_boot_kick(&self, kick: Arc<dyn Kick>) {
+        if let Some(irqchip) = &self.irqchip {
+            irqchip.set_boot_kick(kick);
+        }
     }
 }
 

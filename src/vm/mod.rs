@@ -2,6 +2,7 @@
 
 mod extension;
 mod facts;
+mod guest;
 mod host;
 mod machine;
 mod panic_watch;
@@ -22,28 +23,25 @@ use log::Level;
 use thiserror::Error;
 
 use crate::accel::{
-    Accel, AccelError, AccelKind, InterruptController, PlatformBackend, PlatformVcpu, VcpuError, VcpuOps,
-    VcpuSetup,
-    select::{self, Choice},
+    Accel, AccelError, AccelKind, PlatformBackend, PlatformVcpu, VcpuError, VcpuOps, VcpuSetup,
+    select::Choice,
 };
-use crate::config::{KernelSource, Reaction, VmConfig};
+use crate::config::{Reaction, VmConfig};
 use crate::console::{self, GuestOutput, OutputError, RawMode};
 use crate::devices::BusError;
-use crate::devices::acpi::{self, AcpiError, AcpiSpec};
-use crate::loader::{self, BootState, KernelImage, LoadError, LoadRequest};
-use crate::memory::{self, GuestMemory, MemoryError};
+use crate::devices::acpi::AcpiError;
+use crate::loader::LoadError;
+use crate::memory::MemoryError;
 use crate::outcome::Outcome;
 use crate::script::Verdict;
 pub use extension::{Extension, HostOutput, Wiring};
 pub use facts::{ExitCounts, Facts};
+use guest::Guest;
 use host::Host;
 use machine::Machine;
 use run_state::{End, RunState};
 use supervisor::Supervisor;
 use vcpu_loop::{Platform, linear_rip, run_vcpu};
-
-/// The guest that runs when no kernel is named; its source is in `images/builtin`.
-const BUILTIN_GUEST: &[u8] = include_bytes!("../../images/builtin/builtin.elf");
 
 /// Why a run failed by vm-accel's or the host's fault: exit status 125.
 #[derive(Debug, Error)]
@@ -63,6 +61,14 @@ pub enum VmError {
     /// Two devices at one address.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// The machine has no place for so many vCPUs.
+    #[error("the AArch64 machine has at most {limit} CPUs, not {cpus}. Lower `--cpus`")]
+    TooManyCpus {
+        /// What was asked for.
+        cpus: u32,
+        /// What there can be.
+        limit: u32,
+    },
     /// The ACPI tables.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
@@ -141,13 +147,6 @@ const SHOWN_LINES: usize = 20;
 /// Lines of output that a report has.
 const REPORTED_LINES: usize = 100;
 
-/// A guest in its memory, about to start.
-struct Guest {
-    backend: PlatformBackend,
-    memory: GuestMemory,
-    boot: BootState,
-}
-
 /// Boots the machine that `config` describes and waits for its end. Guest output goes to stdout, and
 /// nothing else does.
 ///
@@ -166,8 +165,8 @@ pub fn run_with(
     mut extension: Option<&mut (dyn Extension + '_)>,
 ) -> Result<Ended, VmError> {
     let start = Instant::now();
-    let kernel = open_kernel(config)?;
-    let Choice { mut backend, reason } = create_backend(config.accel)?;
+    let kernel = guest::open_kernel(config)?;
+    let Choice { mut backend, reason } = guest::create_backend(config.accel, kernel.wants())?;
     let accel = backend.kind();
     // A whole-machine backend has no place for an addition; it says so when it is asked for a vCPU.
     if extension.is_none()
@@ -176,7 +175,7 @@ pub fn run_with(
         let facts = Facts { reason, ..Facts::default() };
         return Ok(Ended { outcome: outcome?, accel, unfinished: None, facts });
     }
-    let mut guest = load(config, kernel, backend, extension.as_deref())?;
+    let mut guest = guest::load(config, kernel, backend, extension.as_deref())?;
     // Said only now, so that a bad kernel is one line on stderr and not two.
     if config.accel == AccelKind::Auto {
         // A command's stderr is its own.
@@ -199,9 +198,9 @@ pub fn run_with(
             break end;
         }
         log::info!("the guest boots again");
-        let again = open_kernel(config)
-            .map_err(VmError::from)
-            .and_then(|kernel| load(config, kernel, PlatformBackend::new(accel)?, extension.as_deref()));
+        let again = guest::open_kernel(config).map_err(VmError::from).and_then(|kernel| {
+            guest::load(config, kernel, PlatformBackend::new(accel)?, extension.as_deref())
+        });
         guest = match again {
             Ok(guest) => guest,
             Err(error) => break Err(error),
@@ -231,38 +230,6 @@ pub fn run_with(
         })
     });
     Ok(Ended { outcome, accel, unfinished, facts })
-}
-
-fn open_kernel(config: &VmConfig) -> Result<KernelImage, LoadError> {
-    match &config.kernel {
-        KernelSource::Builtin => Ok(KernelImage::builtin(BUILTIN_GUEST)),
-        KernelSource::File(path) => KernelImage::open(path),
-    }
-}
-
-/// Fresh memory with the tables and the kernel in it.
-fn load(
-    config: &VmConfig,
-    kernel: KernelImage,
-    mut backend: PlatformBackend,
-    extension: Option<&(dyn Extension + '_)>,
-) -> Result<Guest, VmError> {
-    let memory = memory::allocate(config.memory)?;
-    reset_vector::write(&memory)?;
-    let rsdp = acpi::write_tables(&memory, &acpi_spec(config))?;
-    let file = config.initrd.as_deref().map(KernelImage::open).transpose()?;
-    let boot = loader::load(&LoadRequest {
-        kernel,
-        initrd: extension.and_then(|extension| extension.initrd()).or(file.as_ref()),
-        cmdline: config.cmdline.as_deref(),
-        modules: &config.modules,
-        flat: config.flat,
-        decompress: config.decompress,
-        memory: &memory,
-        rsdp: Some(rsdp),
-    })?;
-    backend.map_memory(&memory)?;
-    Ok(Guest { backend, memory, boot })
 }
 
 /// How the run ends after a boot that ended so; `None` if the guest boots again. A guest that resets for
@@ -302,17 +269,18 @@ fn boot(
         stdout: Arc::new(GuestOutput::stdout(Arc::clone(&waker))),
         stderr: Arc::new(GuestOutput::stderr(waker)),
     };
-    let machine = Machine::new(config, backend.msi_sink(), &state, host, &output, extension)?;
-    let interrupts = Arc::clone(&machine.irqchip) as Arc<dyn InterruptController>;
-    let setup = VcpuSetup { cpus: config.cpus, interrupts };
+    let machine = Machine::new(config, backend.interrupt_sink(), &state, host, &output, extension)?;
+    let setup = VcpuSetup { cpus: config.cpus, interrupts: machine.controller() };
     let mut vcpus = Vec::new();
     for id in 0..config.cpus {
         vcpus.push(backend.create_vcpu(id, &setup)?);
     }
     if let Some(boot_vcpu) = vcpus.first_mut() {
-        boot_vcpu.set_special_regs(&boot.special)?;
+        if let Some(special) = &boot.special {
+            boot_vcpu.set_special_regs(special)?;
+        }
         boot_vcpu.set_regs(&boot.regs)?;
-        machine.irqchip.set_boot_kick(boot_vcpu.kicker());
+        machine.set_boot_kick(boot_vcpu.kicker());
     }
     state.set_kicks(vcpus.iter().map(VcpuOps::kicker).collect());
     if let Some(watcher) = &host.watcher {
@@ -362,19 +330,6 @@ fn script_judges(host: &Host, outcome: Outcome) -> Outcome {
             None => outcome,
         },
     }
-}
-
-/// The backend that is asked for, and why it is taken.
-fn create_backend(kind: AccelKind) -> Result<Choice, AccelError> {
-    if kind == AccelKind::Auto {
-        return select::choose();
-    }
-    Ok(Choice { backend: PlatformBackend::new(kind)?, reason: format!("{kind}, as asked for") })
-}
-
-fn acpi_spec(config: &VmConfig) -> AcpiSpec {
-    let serial = std::array::from_fn(|port| config.serial.get(port).is_some_and(Option::is_some));
-    AcpiSpec { cpus: config.cpus, serial, virtio_mmio: Vec::new() }
 }
 
 /// How long a slow reader may hold up the end of the run.

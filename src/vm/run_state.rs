@@ -135,8 +135,8 @@ impl RunState {
     #[must_use]
     pub fn all_dead(&self) -> bool {
         const FOREVER: u8 = Activity::HaltedForever as u8;
-        const SIPI: u8 = Activity::WaitForSipi as u8;
-        self.activity.iter().all(|a| matches!(a.load(Ordering::Acquire), FOREVER | SIPI))
+        const UNSTARTED: u8 = Activity::WaitForStart as u8;
+        self.activity.iter().all(|a| matches!(a.load(Ordering::Acquire), FOREVER | UNSTARTED))
     }
 
     /// Adds the exits of a vCPU that has ended.

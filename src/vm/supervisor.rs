@@ -34,8 +34,8 @@ pub struct Supervisor {
     pub has_stdin: bool,
     /// COM1, where the script types.
     pub com1: Option<Arc<Mutex<Serial>>>,
-    /// The guest's power button.
-    pub button: PowerButton,
+    /// The guest's power button, where it has one.
+    pub button: Option<PowerButton>,
     /// Timers of the devices.
     pub timers: Timers,
     /// Guest output on its way to the host.
@@ -101,11 +101,11 @@ impl Supervisor {
         let mut deadlines = [None; 6];
         let [input, stdout, stderr, script, panic, grace] = &mut deadlines;
         if let Some(signal) = self.host.signals.pending() {
-            match self.grace {
-                Some(time) if self.host.signals.count() < 2 => {
+            match self.grace.zip(self.button.as_ref()) {
+                Some((time, button)) if self.host.signals.count() < 2 => {
                     let deadline = *grace_deadline.get_or_insert_with(|| {
                         say("vm-accel: the guest is asked to power off; a second signal ends it\n");
-                        self.button.press();
+                        button.press();
                         now + time
                     });
                     if now >= deadline {

@@ -1,6 +1,6 @@
 //! The loop of one vCPU: run, look at the exit, ask the bus, run again.
 
-use crate::accel::{Activity, SpecialRegs, VcpuExit, VcpuOps, VcpuResult};
+use crate::accel::{Activity, SystemEvent, VcpuExit, VcpuOps, VcpuResult};
 use crate::devices::bus::Bus;
 use crate::outcome::Outcome;
 
@@ -55,6 +55,11 @@ fn run_counting<V: VcpuOps>(
                 state.finish(Ok(Outcome::EmulationFailure { vcpu: id, rip, bytes }));
             }
             VcpuExit::Debug => {}
+            VcpuExit::SystemEvent(event) => state.finish(Ok(match event {
+                SystemEvent::PowerOff => Outcome::PoweredOff,
+                SystemEvent::Reset => Outcome::Reset,
+                SystemEvent::Crash => Outcome::Panicked,
+            })),
         }
     }
     Ok(())
@@ -63,8 +68,7 @@ fn run_counting<V: VcpuOps>(
 /// The vCPU's linear instruction pointer, where the backend can still tell.
 pub fn linear_rip<V: VcpuOps>(vcpu: &V) -> Option<u64> {
     let rip = vcpu.get_regs().ok()?.instruction_pointer();
-    let SpecialRegs::X86_64(special) = vcpu.get_special_regs().ok()?;
-    Some(rip.wrapping_add(special.cs.base))
+    Some(rip.wrapping_add(vcpu.get_special_regs().ok()?.code_base()))
 }
 
 #[cfg(test)]
@@ -75,7 +79,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::accel::{FpuRegs, GuestRegs, Kick, VcpuError, X86FpuRegs, X86Regs, X86SpecialRegs};
+    use crate::accel::{
+        FpuRegs, GuestRegs, Kick, SpecialRegs, VcpuError, X86FpuRegs, X86Regs, X86SpecialRegs,
+    };
     use crate::console::Doorbell;
     use crate::devices::{Device, lock};
 
@@ -90,6 +96,7 @@ mod tests {
         Interrupted,
         Failure,
         Debug,
+        SystemEvent(SystemEvent),
         Error,
     }
 
@@ -142,6 +149,7 @@ mod tests {
                 Step::Interrupted => VcpuExit::Interrupted,
                 Step::Failure => VcpuExit::EmulationFailure { rip: 0x1234, bytes: vec![0x0f, 0xff] },
                 Step::Debug => VcpuExit::Debug,
+                Step::SystemEvent(event) => VcpuExit::SystemEvent(event),
                 Step::Error => {
                     let source = io::Error::from_raw_os_error(14);
                     return Err(VcpuError::Host { id: 0, operation: "KVM_RUN", source });
@@ -264,6 +272,9 @@ mod tests {
     #[test]
     fn fates_end_the_loop() {
         for (step, outcome) in [
+            (Step::SystemEvent(SystemEvent::PowerOff), Outcome::PoweredOff),
+            (Step::SystemEvent(SystemEvent::Reset), Outcome::Reset),
+            (Step::SystemEvent(SystemEvent::Crash), Outcome::Panicked),
             (Step::Shutdown, Outcome::TripleFault { vcpu: 0, rip: Some(0x1050) }),
             (Step::Failure, Outcome::EmulationFailure { vcpu: 0, rip: 0x1234, bytes: vec![0x0f, 0xff] }),
         ] {
@@ -307,7 +318,7 @@ mod tests {
         let rig = Rig::new();
         rig.state.ask_activity();
         let mut mock = Mock::new(vec![Step::Interrupted, Step::Interrupted, end()]);
-        mock.activity = Activity::WaitForSipi;
+        mock.activity = Activity::WaitForStart;
         run_vcpu(&mut mock, &rig.platform, &rig.state).unwrap();
         assert!(rig.state.all_dead());
         assert!(!rig.state.take_question(0));

@@ -1,40 +1,31 @@
 //! The KVM backend: one virtual machine of Linux's hypervisor.
 //!
-//! KVM emulates the LAPICs only (`KVM_CAP_SPLIT_IRQCHIP`); the IOAPIC, the PICs and the PIT are ours.
-//! Nothing is ever registered on KVM's in-kernel I/O bus, because that makes a short run pay many
-//! milliseconds.
+//! What all architectures share is here; the rest is in a module for each, which has the same names:
+//! `GUEST`, `REQUIRED`, `Platform` (what a virtual machine has beside its memory) and `KvmVcpu`.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod kick;
+#[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use std::io;
 use std::sync::Arc;
 
-use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap,
-    kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
-};
-use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting};
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{Accel, AccelError, AccelKind, AccelResult, MsiMessage, MsiSink, VcpuSetup};
+use super::{Accel, AccelError, AccelKind, AccelResult, GuestArch, InterruptSink, VcpuSetup};
 use crate::memory::GuestMemory;
-pub use x86_64::KvmVcpu;
+#[cfg(target_arch = "aarch64")]
+use aarch64 as arch;
+pub use arch::{GUEST, KvmVcpu};
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
 
 /// The device that KVM is.
 const DEVICE: &str = "/dev/kvm";
-/// Pins of our IOAPIC: KVM reserves as many routes for level-triggered lines.
-const IOAPIC_PINS: u64 = 24;
-/// What the machine needs of KVM.
-const REQUIRED: [(Cap, &str); 6] = [
-    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-    (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
-    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
-    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
-    (Cap::MpState, "KVM_CAP_MP_STATE"),
-    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
-];
 
 /// A failed call of KVM.
 fn host(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> AccelError {
@@ -44,10 +35,7 @@ fn host(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> AccelError
 /// Why `/dev/kvm` cannot be opened, with the remedy.
 fn open_error(error: &io::Error) -> AccelError {
     let remedy = match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            "Enable virtualization (VT-x or AMD-V) in the firmware, or nested virtualization of the outer \
-             machine, and load the module (`sudo modprobe kvm_intel` or `kvm_amd`); or use `--accel soft`"
-        }
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => arch::HOW_TO_HAVE_KVM,
         Some(libc::EACCES | libc::EPERM) => {
             "Add yourself to the group `kvm` (`sudo usermod -aG kvm $USER`, then log in again) or run \
              `sudo setfacl -m u:$USER:rw /dev/kvm`; or use `--accel soft`"
@@ -79,7 +67,7 @@ fn open() -> AccelResult<Kvm> {
             remedy: "Update the host's kernel; or use `--accel soft`".into(),
         });
     }
-    for (cap, name) in REQUIRED {
+    for (cap, name) in arch::REQUIRED {
         if !kvm.check_extension(cap) {
             return Err(AccelError::Unusable {
                 what: format!("{DEVICE} lacks {name}"),
@@ -95,9 +83,7 @@ fn open() -> AccelResult<Kvm> {
 pub struct KvmBackend {
     // Declared, and therefore dropped, before `memory`: KVM must not hold a slot whose mapping is gone.
     vm: Arc<VmFd>,
-    kvm: Kvm,
-    /// The CPUID leaves that KVM supports; asked for once, because it takes as long as making the VM.
-    cpuid: Option<CpuId>,
+    platform: arch::Platform,
     memory: Option<GuestMemory>,
 }
 
@@ -108,22 +94,9 @@ impl KvmBackend {
     /// When the device cannot be opened, is too old or lacks a capability; each with its remedy.
     pub fn new() -> AccelResult<Self> {
         let kvm = open()?;
-        let vm = create_vm(&kvm)?;
-        let split =
-            kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [IOAPIC_PINS, 0, 0, 0], ..Default::default() };
-        vm.enable_cap(&split).map_err(host("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
-        Ok(Self { vm: Arc::new(vm), kvm, cpuid: None, memory: None })
-    }
-
-    /// The CPUID leaves that KVM supports.
-    fn supported_cpuid(&mut self) -> AccelResult<CpuId> {
-        if let Some(cpuid) = &self.cpuid {
-            return Ok(cpuid.clone());
-        }
-        let cpuid =
-            self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(host("KVM_GET_SUPPORTED_CPUID"))?;
-        self.cpuid = Some(cpuid.clone());
-        Ok(cpuid)
+        let vm = Arc::new(create_vm(&kvm)?);
+        let platform = arch::Platform::new(kvm, &vm)?;
+        Ok(Self { vm, platform, memory: None })
     }
 }
 
@@ -144,6 +117,10 @@ impl Accel for KvmBackend {
         AccelKind::Kvm
     }
 
+    fn guest(&self) -> GuestArch {
+        GUEST
+    }
+
     fn map_memory(&mut self, memory: &GuestMemory) -> AccelResult<()> {
         for (slot, region) in (0..).zip(memory.iter()) {
             let region = kvm_userspace_memory_region {
@@ -162,49 +139,10 @@ impl Accel for KvmBackend {
 
     fn create_vcpu(&mut self, id: u32, setup: &VcpuSetup) -> AccelResult<KvmVcpu> {
         let fd = self.vm.create_vcpu(u64::from(id)).map_err(host("KVM_CREATE_VCPU"))?;
-        let supported = self.supported_cpuid()?;
-        let deadline_timer = self.kvm.check_extension(Cap::TscDeadlineTimer);
-        KvmVcpu::new(id, fd, supported, deadline_timer, setup, self.memory.clone())
+        self.platform.finish_vcpu(id, fd, setup, self.memory.clone())
     }
 
-    fn msi_sink(&self) -> Arc<dyn MsiSink> {
-        Arc::new(KvmMsi(Arc::clone(&self.vm)))
-    }
-}
-
-/// Hands interrupt messages to KVM's LAPICs.
-struct KvmMsi(Arc<VmFd>);
-
-impl MsiSink for KvmMsi {
-    fn signal_msi(&self, message: MsiMessage) {
-        let msi = kvm_msi {
-            address_lo: message.address as u32,
-            address_hi: (message.address >> 32) as u32,
-            data: message.data,
-            ..Default::default()
-        };
-        if let Err(e) = self.0.signal_msi(msi) {
-            log::debug!("KVM_SIGNAL_MSI of {message:x?} failed: {e}");
-        }
-    }
-
-    fn level_routes_changed(&self, routes: &[MsiMessage]) {
-        let entries: Vec<_> = (0..)
-            .zip(routes)
-            .map(|(gsi, message)| {
-                let mut entry =
-                    kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
-                entry.u.msi.address_lo = message.address as u32;
-                entry.u.msi.address_hi = (message.address >> 32) as u32;
-                entry.u.msi.data = message.data;
-                entry
-            })
-            .collect();
-        let result = KvmIrqRouting::from_entries(&entries)
-            .map_err(|e| format!("{e:?}"))
-            .and_then(|table| self.0.set_gsi_routing(&table).map_err(|e| e.to_string()));
-        if let Err(e) = result {
-            log::warn!("KVM_SET_GSI_ROUTING failed, level-triggered interrupts may stall: {e}");
-        }
+    fn interrupt_sink(&self) -> InterruptSink {
+        self.platform.interrupt_sink(&self.vm)
     }
 }

@@ -12,7 +12,7 @@ use super::system::cpuid::Topology;
 use super::system::time::Clock;
 use super::vcpu::SoftVcpu;
 use super::wakeup::{Alarm, Wakeup};
-use crate::accel::{Accel, AccelError, AccelKind, AccelResult, MsiSink, VcpuSetup};
+use crate::accel::{Accel, AccelError, AccelKind, AccelResult, GuestArch, InterruptSink, MsiSink, VcpuSetup};
 use crate::devices::irqchip::lapic::{ApicBus, LapicSetup};
 use crate::devices::timer::HostClock;
 use crate::memory::GuestMemory;
@@ -54,6 +54,10 @@ impl Accel for SoftBackend {
         AccelKind::Soft
     }
 
+    fn guest(&self) -> GuestArch {
+        GuestArch::X86_64
+    }
+
     fn map_memory(&mut self, memory: &GuestMemory) -> AccelResult<()> {
         self.ram = Some(Ram::new(memory));
         Ok(())
@@ -91,7 +95,7 @@ impl Accel for SoftBackend {
         Ok(SoftVcpu::new(cpu, wakeup))
     }
 
-    fn msi_sink(&self) -> Arc<dyn MsiSink> {
-        Arc::clone(&self.apics) as Arc<dyn MsiSink>
+    fn interrupt_sink(&self) -> InterruptSink {
+        InterruptSink::Lapic(Arc::clone(&self.apics) as Arc<dyn MsiSink>)
     }
 }

@@ -10,8 +10,8 @@ use super::state::{Cpu, Mode, cr0, efer, seg};
 use super::wakeup::Wakeup;
 use super::x87::F80;
 use crate::accel::{
-    Activity, FpuRegs, GuestRegs, Kick, SpecialRegs, VcpuExit, VcpuOps, VcpuResult, X86FpuRegs, X86Regs,
-    X86SpecialRegs,
+    Activity, FpuRegs, GuestRegs, Kick, SpecialRegs, VcpuError, VcpuExit, VcpuOps, VcpuResult, X86FpuRegs,
+    X86Regs, X86SpecialRegs,
 };
 use crate::devices::irqchip::lapic::MSR_APIC_BASE;
 
@@ -152,7 +152,7 @@ impl VcpuOps for SoftVcpu {
     }
 
     fn set_regs(&mut self, regs: &GuestRegs) -> VcpuResult<()> {
-        let GuestRegs::X86_64(r) = regs;
+        let GuestRegs::X86_64(r) = regs else { return Err(VcpuError::OtherGuest { id: self.get_id() }) };
         let cpu = &mut self.cpu;
         cpu.gpr = [
             r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
@@ -188,7 +188,9 @@ impl VcpuOps for SoftVcpu {
     }
 
     fn set_fpu_regs(&mut self, regs: &FpuRegs) -> VcpuResult<()> {
-        let FpuRegs::X86_64(regs) = regs;
+        let FpuRegs::X86_64(regs) = regs else {
+            return Err(VcpuError::OtherGuest { id: self.get_id() });
+        };
         let cpu = &mut self.cpu;
         let x87 = &mut cpu.x87;
         x87.status = regs.fsw;
@@ -232,7 +234,9 @@ impl VcpuOps for SoftVcpu {
     }
 
     fn set_special_regs(&mut self, regs: &SpecialRegs) -> VcpuResult<()> {
-        let SpecialRegs::X86_64(r) = regs;
+        let SpecialRegs::X86_64(r) = regs else {
+            return Err(VcpuError::OtherGuest { id: self.get_id() });
+        };
         let cpu = &mut self.cpu;
         cpu.seg[seg::CS] = r.cs;
         cpu.seg[seg::DS] = r.ds;
@@ -268,7 +272,7 @@ impl VcpuOps for SoftVcpu {
 
     fn activity(&self) -> VcpuResult<Activity> {
         Ok(if self.cpu.waits_for_sipi {
-            Activity::WaitForSipi
+            Activity::WaitForStart
         } else if self.halted_for_ever() {
             Activity::HaltedForever
         } else if self.cpu.halted {

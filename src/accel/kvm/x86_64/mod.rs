@@ -1,6 +1,11 @@
-//! A KVM vCPU of an x86-64 guest.
+//! KVM on x86-64: a vCPU, and what a virtual machine has beside its memory.
+//!
+//! KVM emulates the LAPICs only (`KVM_CAP_SPLIT_IRQCHIP`); the IOAPIC, the PICs and the PIT are ours.
+//! Nothing is ever registered on KVM's in-kernel I/O bus, because that makes a short run pay many
+//! milliseconds.
 
 mod cpuid;
+mod platform;
 mod registers;
 
 use std::io;
@@ -26,6 +31,7 @@ use crate::accel::{
     VcpuOps, VcpuResult, VcpuSetup,
 };
 use crate::memory::GuestMemory;
+pub use platform::{GUEST, HOW_TO_HAVE_KVM, Platform, REQUIRED};
 
 /// IA32_MISC_ENABLE and its bit for fast string operations.
 const MSR_MISC_ENABLE: u32 = 0x1a0;
@@ -262,7 +268,7 @@ impl VcpuOps for KvmVcpu {
     }
 
     fn set_regs(&mut self, regs: &GuestRegs) -> VcpuResult<()> {
-        let GuestRegs::X86_64(regs) = regs;
+        let GuestRegs::X86_64(regs) = regs else { return Err(VcpuError::OtherGuest { id: self.id }) };
         self.fd.set_regs(&kvm_regs::from(regs)).map_err(self.error("KVM_SET_REGS"))
     }
 
@@ -272,7 +278,7 @@ impl VcpuOps for KvmVcpu {
     }
 
     fn set_fpu_regs(&mut self, regs: &FpuRegs) -> VcpuResult<()> {
-        let FpuRegs::X86_64(regs) = regs;
+        let FpuRegs::X86_64(regs) = regs else { return Err(VcpuError::OtherGuest { id: self.id }) };
         self.fd.set_fpu(&kvm_fpu::from(regs)).map_err(self.error("KVM_SET_FPU"))
     }
 
@@ -282,7 +288,7 @@ impl VcpuOps for KvmVcpu {
     }
 
     fn set_special_regs(&mut self, regs: &SpecialRegs) -> VcpuResult<()> {
-        let SpecialRegs::X86_64(regs) = regs;
+        let SpecialRegs::X86_64(regs) = regs else { return Err(VcpuError::OtherGuest { id: self.id }) };
         let mut sregs = self.fd.get_sregs().map_err(self.error("KVM_GET_SREGS"))?;
         registers::apply_special(regs, &mut sregs);
         self.fd.set_sregs(&sregs).map_err(self.error("KVM_SET_SREGS"))
@@ -291,7 +297,7 @@ impl VcpuOps for KvmVcpu {
     fn activity(&self) -> VcpuResult<Activity> {
         let state = self.fd.get_mp_state().map_err(self.error("KVM_GET_MP_STATE"))?.mp_state;
         Ok(match state {
-            KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => Activity::WaitForSipi,
+            KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => Activity::WaitForStart,
             KVM_MP_STATE_HALTED => {
                 let regs = self.fd.get_regs().map_err(self.error("KVM_GET_REGS"))?;
                 if regs.rflags & RFLAGS_IF == 0 { Activity::HaltedForever } else { Activity::Halted }
