@@ -4,21 +4,30 @@ use std::sync::Arc;
 
 use super::{
     Accel, AccelError, AccelKind, AccelResult, Activity, FpuRegs, GuestArch, GuestRegs, InterruptSink, Kick,
-    SpecialRegs, VcpuExit, VcpuOps, VcpuResult, VcpuSetup,
+    MachineEvents, SpecialRegs, VcpuExit, VcpuOps, VcpuResult, VcpuSetup, WholeMachine,
 };
 use crate::config::VmConfig;
 use crate::memory::GuestMemory;
-use crate::outcome::Outcome;
 
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+use super::hvf::{HvfBackend, HvfVcpu};
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::kvm::{KvmBackend, KvmVcpu};
 use super::soft::{SoftBackend, SoftVcpu};
+#[cfg(target_os = "macos")]
+use super::vz::{NoVcpu, VzBackend};
 
 /// One virtual machine on whichever backend was asked for.
 pub enum PlatformBackend {
     /// Linux's KVM.
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmBackend),
+    /// macOS's Hypervisor.framework.
+    #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+    Hvf(HvfBackend),
+    /// macOS's Virtualization.framework.
+    #[cfg(target_os = "macos")]
+    Vz(VzBackend),
     /// The software x86-64 CPU.
     Soft(SoftBackend),
 }
@@ -28,6 +37,12 @@ pub enum PlatformVcpu {
     /// KVM's.
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmVcpu),
+    /// Hypervisor.framework's.
+    #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+    Hvf(HvfVcpu),
+    /// Virtualization.framework's, of which there is none.
+    #[cfg(target_os = "macos")]
+    Vz(NoVcpu),
     /// The software CPU's.
     Soft(SoftVcpu),
 }
@@ -38,6 +53,10 @@ macro_rules! each {
         match $value {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm($inner) => $do,
+            #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+            Self::Hvf($inner) => $do,
+            #[cfg(target_os = "macos")]
+            Self::Vz($inner) => $do,
             Self::Soft($inner) => $do,
         }
     };
@@ -51,6 +70,10 @@ impl PlatformBackend {
         match kind {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             AccelKind::Kvm => Some(super::kvm::GUEST),
+            #[cfg(target_os = "macos")]
+            AccelKind::Vz => Some(super::vz::GUEST),
+            #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+            AccelKind::Hvf => Some(GuestArch::Aarch64),
             AccelKind::Soft => Some(GuestArch::X86_64),
             _ => None,
         }
@@ -70,6 +93,11 @@ impl PlatformBackend {
             }
             AccelKind::Kvm => kvm(),
             AccelKind::Soft => Ok(Self::Soft(SoftBackend::new()?)),
+            #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+            AccelKind::Hvf => Ok(Self::Hvf(HvfBackend::new()?)),
+            #[cfg(target_os = "macos")]
+            AccelKind::Vz => Ok(Self::Vz(VzBackend::new()?)),
+            #[cfg(not(target_os = "macos"))]
             AccelKind::Hvf | AccelKind::Vz => {
                 Err(AccelError::NotOnThisPlatform { kind, remedy: "It is part of macOS. Use `--accel auto`" })
             }
@@ -113,6 +141,10 @@ impl Accel for PlatformBackend {
         match self {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Kvm),
+            #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+            Self::Hvf(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Hvf),
+            #[cfg(target_os = "macos")]
+            Self::Vz(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Vz),
             Self::Soft(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Soft),
         }
     }
@@ -121,8 +153,16 @@ impl Accel for PlatformBackend {
         each!(self, backend => backend.interrupt_sink())
     }
 
-    fn run_machine(&mut self, config: &VmConfig) -> Option<AccelResult<Outcome>> {
-        each!(self, backend => backend.run_machine(config))
+    fn takes_whole_machines(&self) -> bool {
+        each!(self, backend => backend.takes_whole_machines())
+    }
+
+    fn start_machine(
+        &mut self,
+        config: &VmConfig,
+        events: Arc<dyn MachineEvents>,
+    ) -> Option<AccelResult<Box<dyn WholeMachine>>> {
+        each!(self, backend => backend.start_machine(config, events))
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::measure::{Measurement, measure};
-use super::{AccelError, AccelKind, PlatformBackend, select};
+use super::{Accel, AccelError, AccelKind, PlatformBackend, select};
 
 /// What was found out about one backend.
 #[derive(Debug, Clone, Serialize)]
@@ -43,13 +43,26 @@ pub fn probe(kind: AccelKind) -> Vec<Finding> {
 }
 
 fn look(kind: AccelKind) -> Finding {
+    match PlatformBackend::new(kind) {
+        Ok(backend) if backend.takes_whole_machines() => {
+            return Finding {
+                kind,
+                usable: true,
+                reason: Some("it runs whole Linux machines and is not measured".into()),
+                remedy: None,
+                measurement: None,
+            };
+        }
+        // Gone before the one that is measured: some hosts give a process one at a time.
+        _ => {}
+    }
     match measure(|| PlatformBackend::new(kind), true) {
         Ok(figures) => {
             let merely_emulates = kind != AccelKind::Soft && figures.merely_emulates();
             Finding {
                 kind,
                 usable: true,
-                reason: merely_emulates.then(|| select::emulates(&figures)),
+                reason: merely_emulates.then(|| select::emulates(kind, &figures)),
                 remedy: merely_emulates.then(|| "Use `--accel soft`, as `--accel auto` does".into()),
                 measurement: Some(Measured { figures, merely_emulates }),
             }
@@ -86,7 +99,10 @@ impl fmt::Display for Finding {
                     figures.kernel_mips, figures.exit_us, figures.start_ms
                 )?;
             }
-            None => write!(f, "{kind:<8}{:<10}{:>12}{:>12}{:>12}   -", "no", "-", "-", "-")?,
+            None => {
+                let verdict = if self.usable { "usable" } else { "no" };
+                write!(f, "{kind:<8}{verdict:<10}{:>12}{:>12}{:>12}   -", "-", "-", "-")?;
+            }
         }
         if let Some(reason) = &self.reason {
             write!(f, "\n        {reason}.")?;

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use crate::config::{SerialBackend, VmConfig};
 use crate::console::{Doorbell, Input, RoomBell, Signals, StdinPump};
 use crate::devices::lock;
-use crate::devices::serial::Serial;
 use crate::report::SerialLog;
 
 use super::VmError;
 use super::facts::SerialCount;
+use super::typist::Typist;
 use super::watcher::Watcher;
 
 /// The far end of a serial port.
@@ -49,8 +49,8 @@ pub struct Host {
     pub watcher: Option<Arc<Watcher>>,
     /// When the run's time is over, and how long it is.
     pub limit: Option<(Instant, Duration)>,
-    /// The serial port of the present boot that stdin goes to.
-    stdin: Mutex<Option<Arc<Mutex<Serial>>>>,
+    /// The console of the present boot that stdin goes to.
+    stdin: Mutex<Option<Arc<dyn Typist>>>,
     pump: Mutex<Option<StdinPump>>,
     room: OnceLock<RoomBell>,
     escaped: AtomicBool,
@@ -96,7 +96,7 @@ impl Host {
     }
 
     /// Sends stdin to `port` from now on.
-    pub fn connect_stdin(&self, port: Option<Arc<Mutex<Serial>>>) {
+    pub fn connect_stdin(&self, port: Option<Arc<dyn Typist>>) {
         *lock(&self.stdin) = port;
     }
 
@@ -115,7 +115,7 @@ impl Host {
             Input::stdin(),
             move |bytes| {
                 let port = take.upgrade().and_then(|host| lock(&host.stdin).clone());
-                port.map_or(0, |port| lock(&port).enqueue(bytes))
+                port.map_or(0, |port| port.type_in(bytes))
             },
             move || {
                 if let Some(host) = escaped.upgrade() {

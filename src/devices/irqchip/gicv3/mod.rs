@@ -68,6 +68,12 @@ impl GicV3 {
         let _ = self.wake.set(wake);
     }
 
+    /// How many vCPUs it has, and so how many redistributors.
+    #[must_use]
+    pub fn cpus(&self) -> u64 {
+        lock(&self.state).cpus.len() as u64
+    }
+
     /// What vCPU `cpu` is signalled now.
     #[must_use]
     pub fn signals(&self, cpu: u32) -> Signals {
