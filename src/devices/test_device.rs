@@ -3,8 +3,8 @@
 //! Ports 0xE0 to 0xE3 are one 32-bit register, in which each access reads or writes its own bytes; writing
 //! a page's address to 0xE4 makes a host drop its mapping of the page, which nothing here has to. (The
 //! register's second place, 0xE8, is left to the debug console.) A byte at port 0x2000 + n is the level of
-//! ISA line n. 64 KiB, on a PC at 0xFF00_0000, keep what is written. The AArch64 machine has all this, too, in
-//! its own places.
+//! ISA line n; a wider write is one of as many bytes, as ports of a byte take it. 64 KiB, on a PC at
+//! 0xFF00_0000, keep what is written. The AArch64 machine has all this, too, in its own places.
 
 #![forbid(unsafe_code)]
 
@@ -76,8 +76,8 @@ impl Device for Lines {
     fn read(&mut self, _offset: u64, _data: &mut [u8]) {}
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let line = usize::try_from(offset).ok().and_then(|index| self.0.get(index));
-        if let (Some(line), [level]) = (line, data) {
+        let lines = usize::try_from(offset).ok().and_then(|first| self.0.get(first..));
+        for (line, level) in lines.into_iter().flatten().zip(data) {
             line.set(*level != 0);
         }
     }
@@ -165,8 +165,11 @@ mod tests {
         assert_eq!(data, [0x77, 0x77]);
         ports.write(0x2014, &[1]);
         assert_eq!(messages.take().len(), 1);
-        ports.write(0x2014, &[0, 1]);
-        ports.write(0x2017, &[1]);
+        ports.write(0x2013, &[0, 0, 1, 0]);
+        assert_eq!(messages.take().len(), 0);
+        ports.write(0x2013, &[0, 1]);
+        assert_eq!(messages.take().len(), 1);
+        ports.write(0x2017, &[1; 4]);
     }
 
     #[test]

@@ -66,6 +66,9 @@ pub struct BootState {
     pub protocol: String,
     /// The kernel's version string, where the file has one.
     pub version: Option<String>,
+    /// The kernel's protocol is one of a PC with a BIOS, whose data area and handlers are in memory: its
+    /// timer ticks.
+    pub bios: bool,
 }
 
 /// What to load, and into which memory.
@@ -111,30 +114,28 @@ pub fn load(request: &LoadRequest) -> Result<BootState, LoadError> {
     let image = &request.kernel;
     let mut placement = Placement::new(request.memory, request.rsdp.is_some());
     let mut version = None;
+    let mut bios = false;
     let (regs, special, protocol) = if let Some(flat) = request.flat {
         let (regs, special) = flat::load(request, &mut placement, flat)?;
         let mode = if flat.mode == FlatMode::Real { "real" } else { "long" };
         (regs, special, format!("flat binary in {mode} mode"))
     } else {
         match Format::of(image)? {
-            Format::Elf(elf, header) => load_elf(request, &mut placement, &elf, header.as_ref())?,
+            Format::Elf(elf, header) => load_elf(request, &mut placement, &elf, header.as_ref(), &mut bios)?,
             Format::BzImage(bzimage) => {
                 version.clone_from(&bzimage.version);
                 load_bzimage(request, &bzimage)?
             }
             Format::Multiboot(header) => {
                 let (regs, special) = Multiboot::new(image, &header, None)?.boot(request, &mut placement)?;
+                bios = true;
                 (regs, special, "Multiboot by its address fields".to_owned())
             }
         }
     };
     log::debug!("{}: {protocol}, entry {:#x}", image.name(), regs.rip);
-    Ok(BootState {
-        regs: GuestRegs::X86_64(regs),
-        special: Some(SpecialRegs::X86_64(special)),
-        protocol,
-        version,
-    })
+    let (regs, special) = (GuestRegs::X86_64(regs), Some(SpecialRegs::X86_64(special)));
+    Ok(BootState { regs, special, protocol, version, bios })
 }
 
 /// What a file is, with its headers checked.
@@ -198,6 +199,7 @@ fn load_elf(
     placement: &mut Placement<'_>,
     elf: &Elf,
     header: Option<&Header>,
+    bios: &mut bool,
 ) -> Result<Started, LoadError> {
     let image = &request.kernel;
     let pvh = elf.find_note(image, pvh::entry)?;
@@ -206,6 +208,7 @@ fn load_elf(
     match boot {
         ElfBoot::Multiboot(multiboot) => {
             let (regs, special) = multiboot.boot(request, placement)?;
+            *bios = true;
             Ok((regs, special, "Multiboot ELF".to_owned()))
         }
         ElfBoot::Pvh(entry) => {

@@ -11,13 +11,15 @@ use regex_automata::nfa::thompson::{NFA, State};
 use regex_automata::util::look::{Look, LookMatcher};
 use regex_automata::util::primitives::StateID;
 use regex_automata::util::syntax;
+use regex_syntax::hir::ErrorKind;
 
 use crate::config::ValueError;
 
 /// Bytes that a compiled expression may take.
 const SIZE_LIMIT: usize = 1 << 20;
 
-/// A regular expression in the syntax of the crate `regex`.
+/// A regular expression in the syntax of the crate `regex`, without classes of Unicode properties (`\p{…}`).
+/// One that ignores case (`(?i)`) is an expression over ASCII.
 #[derive(Clone)]
 pub struct Pattern {
     text: String,
@@ -33,8 +35,17 @@ impl Pattern {
     pub fn new(text: &str) -> Result<Self, ValueError> {
         const REMEDY: &str =
             r"Write a regular expression such as `login: ` or `^ok [0-9]+`; `\(` is a parenthesis as such";
-        let syntax = syntax::Config::new().utf8(false);
-        let hir = syntax::parse_with(text, &syntax).map_err(|error| {
+        let mut syntax = syntax::Config::new().utf8(false);
+        let mut parsed = syntax::parse_with(text, &syntax);
+        if let Err(regex_syntax::Error::Translate(error)) = &parsed
+            && matches!(error.kind(), ErrorKind::UnicodeCaseUnavailable)
+        {
+            // Upper and lower case are ASCII's: the tables for all others would be a tenth of what a start
+            // has to load.
+            syntax = syntax.unicode(false);
+            parsed = syntax::parse_with(text, &syntax);
+        }
+        let hir = parsed.map_err(|error| {
             let reason = match &error {
                 regex_syntax::Error::Parse(error) => error.kind().to_string(),
                 regex_syntax::Error::Translate(error) => error.kind().to_string(),
@@ -284,6 +295,7 @@ mod tests {
             ("# $", "# ls\n# ", Some((7, true))),
             (r"\bfoo\b", "foobar foo-", Some((10, false))),
             (r"\bfoo\b", "foo", Some((3, true))),
+            (r"(?i)\bfoo\b", "foobar FOO-", Some((10, false))),
             ("^boot", "reboot boot", None),
             ("(?m)^boot", "reboot\nboot", Some((11, false))),
         ] {

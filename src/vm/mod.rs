@@ -1,5 +1,6 @@
 //! The virtual machine: memory, backend, devices, vCPU threads and the run loop.
 
+mod bios_timer;
 mod extension;
 mod facts;
 mod guest;
@@ -300,6 +301,9 @@ fn boot(
         stderr: Arc::new(GuestOutput::stderr(waker)),
     };
     let machine = Machine::new(config, backend.interrupt_sink(), &state, host, &output, extension)?;
+    if boot.bios {
+        bios_timer::start(&machine.platform.ports);
+    }
     let setup = VcpuSetup { cpus: config.cpus, interrupts: machine.controller() };
     let mut vcpus = Vec::new();
     for id in 0..config.cpus {

@@ -103,6 +103,7 @@ pub fn state(random: &mut Random, bits: u32) -> Input {
         target: 0,
         undefined: 0,
         bits,
+        limited: random.percent(30),
         stepped: random.percent(30),
     };
     if random.percent(30) {
@@ -463,22 +464,24 @@ fn touches(i: &Instruction, register: Register) -> bool {
     factory.info(i).used_registers().iter().any(|used| used.register().full_register() == register)
 }
 
-/// Register R15 counts the rounds of a loop.
-const COUNTER: usize = 15;
+/// What counts the rounds of a loop: the register's number, and the bytes of DEC.
+fn counter(bits: u32) -> (usize, Register, &'static [u8]) {
+    if bits == 64 { (15, Register::R15, &[0x49, 0xff, 0xcf]) } else { (RDI, Register::RDI, &[0x4f]) }
+}
 
 /// Several instructions, with a conditional jump behind them or a loop around them.
-pub fn sequence(random: &mut Random, forms: &[&Form]) -> Input {
-    let mut input = state(random, 64);
+pub fn sequence(random: &mut Random, forms: &[&Form], bits: u32) -> Input {
+    let (counter, counter_register, count_down) = counter(bits);
+    let mut input = state(random, bits);
     input.rip = CODE + 0x400 + random.below(0x400);
     input.undefined = verdict::AF;
-    input.gpr[COUNTER] = 1 + random.below(4);
     let wanted = 1 + random.below(6);
     let mut aimed = false;
     for _ in 0..wanted {
         let form = forms[random.below(forms.len() as u64) as usize];
         let rip = input.rip + input.code.len() as u64;
         let Some((mut bytes, mut i)) = encode(random, form, rip) else { continue };
-        if verdict::undefined_flags(&i, &input) & !verdict::AF != 0 || touches(&i, Register::R15) {
+        if verdict::undefined_flags(&i, &input) & !verdict::AF != 0 || touches(&i, counter_register) {
             continue;
         }
         if form.memory && i.mnemonic() != Mnemonic::Lea && !i.is_ip_rel_memory_operand() {
@@ -490,32 +493,36 @@ pub fn sequence(random: &mut Random, forms: &[&Form]) -> Input {
             let target = DATA + random.below(2 * PAGE as u64 - 64);
             aim(random, &mut one, &i, target);
             (bytes, input.gpr) = (one.code, one.gpr);
-            i = forms::decode(64, &bytes, rip);
-            if touches(&i, Register::R15) {
+            i = forms::decode(input.bits, &bytes, rip);
+            if touches(&i, counter_register) {
                 continue;
             }
         }
         input.code.extend(bytes);
     }
     if random.percent(30) {
-        // dec r15; jnz to the first instruction
-        input.code.extend([0x49, 0xff, 0xcf]);
+        // To the first instruction.
+        input.code.extend(count_down);
         let back = (input.code.len() as u64 + 2).wrapping_neg() as u8;
         input.code.extend([0x75, back]);
     } else {
         input.code.extend([0x70 + random.below(16) as u8, 0x20]);
     }
+    input.gpr[counter] = 1 + random.below(4);
+    if bits == 32 {
+        input.narrow();
+    }
     input
 }
 
 /// The forms that `sequence` is made of.
-pub fn sequence_forms(forms: &[Form]) -> Vec<&Form> {
+pub fn sequence_forms(forms: &[Form], bits: u32) -> Vec<&Form> {
     let joins = |form: &&Form| {
         let mut bytes = Vec::new();
         let template = form.templates[0];
         template.emit(None, &mut bytes);
         bytes.resize(15, 0);
-        joins_sequences(&forms::decode(64, &bytes, 0))
+        joins_sequences(&forms::decode(bits, &bytes, 0))
     };
     forms.iter().filter(joins).collect()
 }

@@ -58,6 +58,7 @@ impl Pair {
         attempt(self, &|input| input.fx = Fx::new());
         attempt(self, &|input| input.rflags = 0x202);
         attempt(self, &|input| input.stepped = true);
+        attempt(self, &|input| input.limited = true);
         for n in (0..16).filter(|&n| n != RSP) {
             attempt(self, &|input| input.gpr[n] = 0);
         }
@@ -285,17 +286,27 @@ fn random_bytes(bits: u32) {
 /// loops.
 #[test]
 fn sequences_as_the_processor() {
+    sequences(64);
+}
+
+/// As that, in compatibility mode.
+#[test]
+fn sequences_of_32_bits_as_the_processor() {
+    sequences(32);
+}
+
+fn sequences(bits: u32) {
     let cases: u64 = setting("DIFFERENTIAL_CASES").map_or(30_000, |cases: u64| cases * 300);
     let seed = seed();
     let mut pair = Pair::new();
-    let forms = forms::all(64);
-    let forms = cases::sequence_forms(&forms);
+    let forms = forms::all(bits);
+    let forms = cases::sequence_forms(&forms, bits);
     let mut failures = Vec::new();
     for case in 0..cases {
         let mut random = Random::new(seed ^ case << 16);
-        let mut input = cases::sequence(&mut random, &forms);
+        let mut input = cases::sequence(&mut random, &forms, bits);
         // What is undefined has been left out of the sequence.
-        let nop = forms::decode(64, &[0x90; 15], 0);
+        let nop = forms::decode(bits, &[0x90; 15], 0);
         if !pair.differences(&nop, &input).is_empty() {
             let differences = pair.shrink(&nop, &mut input);
             failures.push(describe(&forms::decode(input.bits, &input.code, input.rip), &input, &differences));

@@ -91,7 +91,7 @@ impl Interpreter {
         Self { cpu, ram }
     }
 
-    fn enter_user(&mut self, bits: u32) {
+    fn enter_user(&mut self, bits: u32, limited: bool) {
         let cpu = &mut self.cpu;
         let user = Segment {
             limit: 0xffff_ffff,
@@ -112,6 +112,10 @@ impl Interpreter {
             cpu.seg[seg::CS] = Segment { selector: USER_CS_32, type_: 11, db: true, ..user };
             cpu.seg[seg::DS] = cpu.seg[seg::SS];
             cpu.seg[seg::ES] = cpu.seg[seg::SS];
+            if limited {
+                // Without the last byte, where no code is.
+                cpu.seg[seg::CS].limit -= 1;
+            }
         }
         cpu.cpl = 3;
         cpu.halted = false;
@@ -186,7 +190,8 @@ impl Interpreter {
         self.write_code(input.rip, input.code.iter().copied());
         // SAFETY: `host` vouches for the bytes, which nothing else refers to.
         unsafe { std::ptr::copy_nonoverlapping(input.data.as_ptr(), self.data(), DATA_BYTES) };
-        self.enter_user(input.bits);
+        // A prefix for CS may reach that byte as data.
+        self.enter_user(input.bits, input.limited && !input.code.contains(&0x2e));
         self.set_fx(&input.fx);
         let cpu = &mut self.cpu;
         cpu.gpr = input.gpr;

@@ -82,6 +82,8 @@ pub struct Input {
     pub undefined: u64,
     /// Of the code: 64 or 32.
     pub bits: u32,
+    /// 32-bit code is decoded as code of segments that are not all of the linear addresses.
+    pub limited: bool,
     /// Executed outside the interpreter's block cache.
     pub stepped: bool,
 }

@@ -97,7 +97,12 @@ impl Kick for Kicker {
     fn kick(&self) {
         self.requested.store(true, Ordering::SeqCst);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = *thread {
+        // The vCPU's own thread is not inside KVM_RUN, and sees the request before it enters again.
+        // SAFETY: no preconditions.
+        let this = unsafe { libc::pthread_self() };
+        if let Some(thread) = *thread
+            && thread != this
+        {
             // SAFETY: the thread is alive: `leave` clears the field, under the same lock, before the
             // vCPU and with it the thread's loop end.
             unsafe { libc::pthread_kill(thread, signal()) };

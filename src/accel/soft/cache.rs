@@ -38,6 +38,9 @@ pub struct Cache {
 /// The mode in the key of 64-bit code.
 pub const MODE_LONG: u64 = 2;
 
+/// The mode in the key of flat 32-bit code, see `Cpu::flat`.
+pub const MODE_FLAT: u64 = 3;
+
 /// The key of a block.
 #[must_use]
 pub fn key(gpa: u64, mode: u64) -> u64 {
@@ -99,6 +102,18 @@ impl Cache {
         self.ops.len() + longest < OPS && self.details.len() + longest < DETAILS
     }
 
+    /// The memory that it takes, and the most that it can take, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> (usize, usize) {
+        let fixed = self.slots.len() * size_of::<u32>() + self.pages.len() * size_of::<u32>();
+        let decoded = |ops, details, blocks| {
+            ops * size_of::<Op>() + details * size_of::<Detail>() + blocks * size_of::<Block>()
+        };
+        let now = decoded(self.ops.capacity(), self.details.capacity(), self.blocks.capacity());
+        // A block has three operations at least, and a vector doubles.
+        (fixed + now, fixed + decoded(OPS, DETAILS, 2 * OPS / 3))
+    }
+
     /// Forgets everything. No block may be executing.
     pub fn clear(&mut self, none: Op) {
         self.ops.clear();
@@ -155,6 +170,7 @@ impl Cpu {
     pub(super) fn mode_key(&self) -> u64 {
         match self.code_bits() {
             64 => MODE_LONG,
+            32 if self.flat => MODE_FLAT,
             32 => 1,
             _ => 0,
         }

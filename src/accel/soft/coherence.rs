@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::state::{Cpu, pending};
@@ -59,6 +59,8 @@ impl Cpu {
     pub(super) fn unpark(&self) {
         if let Some(peer) = &self.peer {
             peer.parked.store(false, Ordering::SeqCst);
+            // Before the look at `pending`: who saw it parked has raised that.
+            fence(Ordering::SeqCst);
         }
     }
 
@@ -79,11 +81,35 @@ impl Cpu {
         self.peer.is_none() || self.ram.peers.read().unwrap_or_else(PoisonError::into_inner).len() < 2
     }
 
-    /// Tells the other vCPUs that code has been written to.
-    pub(super) fn tell_written(&self, page: usize, granules: u64) {
+    /// Tells the other vCPUs that code has been written to, and that nobody holds it as code any more.
+    pub(super) fn release_shared_code(&self, page: usize, granules: u64) {
+        // The word goes first: once the bits are clear, no store is noticed, and by then every vCPU knows that
+        // it has to decode anew. With the lock nobody does that before the bits are clear.
+        let _claims = self.ram.claims.lock().unwrap_or_else(PoisonError::into_inner);
         for peer in self.others() {
             peer.note_written(page, granules);
         }
+        if let Some(code) = self.ram.code(page) {
+            code.fetch_and(!granules, Ordering::SeqCst);
+        }
+    }
+
+    /// Marks granules of a page as code; false if there is no such page.
+    pub(super) fn claim_shared_code(&mut self, gpa: u64, page: usize, granules: u64) -> bool {
+        let ram = Arc::clone(&self.ram);
+        let Some(code) = ram.code(page) else { return false };
+        let (first, others_claim) = {
+            let mut claims = ram.claims.lock().unwrap_or_else(PoisonError::into_inner);
+            *claims += 1;
+            (code.fetch_or(granules, Ordering::SeqCst) == 0, *claims > 1)
+        };
+        // Whoever marked the page first may still be waiting for the others.
+        if first || others_claim {
+            self.flush_writes_of_page(gpa);
+            self.drop_store_translations_of_others();
+        }
+        *ram.claims.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        true
     }
 
     /// Makes sure that no other vCPU stores to a page by an old translation.

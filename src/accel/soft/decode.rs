@@ -17,7 +17,7 @@ use super::state::{Cpu, Mode};
 use super::{sse, system};
 
 /// Instructions of a block at most.
-const LONGEST: usize = 64;
+pub(super) const LONGEST: usize = 64;
 /// Bytes of an instruction at most.
 const LONGEST_INSTRUCTION: usize = 15;
 /// CPUs without MPX and CET execute the opcodes of both as NOPs.
@@ -83,6 +83,7 @@ impl Cpu {
         } else {
             self.translate(la, Want::Execute, Access::Current)?
         };
+        debug_assert_eq!(self.flat, self.is_flat());
         let Some(page) = self.ram.page_number(gpa) else { return Ok(None) };
         self.set_code_page(gpa, rip);
         let key = key(gpa, self.mode_key());
@@ -96,7 +97,7 @@ impl Cpu {
     }
 
     fn decode_block(&mut self, gpa: u64, key: u64, page: usize) -> Option<u32> {
-        if !self.cache.has_room(LONGEST + 3) || self.cache.ops.is_empty() {
+        if !self.cache.has_room(LONGEST + 4) || self.cache.ops.is_empty() {
             self.clear_cache();
         }
         let start = gpa & 0xfff;
@@ -120,7 +121,14 @@ impl Cpu {
         head.imm = key;
         self.cache.ops.push(head);
         let first = self.cache.ops.len();
+        if self.budget.is_some() {
+            let mut spend = op_of(&Instruction::default(), start);
+            spend.handler = Cell::new(fast::spend);
+            self.cache.ops.push(spend);
+        }
+        let first_instruction = self.cache.ops.len();
         let mut offset = start;
+        let mut instructions = 0;
         let mut before = Instruction::default();
         for _ in 0..LONGEST {
             if !decoder.can_decode() {
@@ -136,7 +144,8 @@ impl Cpu {
             if instruction.is_invalid() && is_too_long(bits, code.get(at..).unwrap_or_default()) {
                 break;
             }
-            if !(self.cache.ops.len() > first && self.fuse(&before, &instruction)) {
+            instructions += 1;
+            if !(self.cache.ops.len() > first_instruction && self.fuse(&before, &instruction)) {
                 self.emit(&instruction, offset, code.get(at..at + len as usize).unwrap_or_default());
             }
             before = instruction;
@@ -148,9 +157,20 @@ impl Cpu {
         if offset == start {
             return None;
         }
+        if before.mnemonic() == Mnemonic::Sti
+            && self.has_quick_forms()
+            && let Some(sti) = self.cache.ops.last()
+        {
+            sti.handler.set(execute::LAST_STI);
+        }
+        if self.budget.is_some()
+            && let Some(spend) = self.cache.ops.get_mut(first)
+        {
+            spend.imm = instructions;
+        }
         // Also behind a branch: it may not be taken.
         let mut end = op_of(&Instruction::default(), offset);
-        end.handler = Cell::new(fast::end_block);
+        end.handler = Cell::new(if self.flat { fast::end_block::<true> } else { fast::end_block::<false> });
         end.imm = offset;
         self.cache.ops.push(end);
         self.cache.add(key, first as u32, granules(gpa, offset - start), page);
@@ -159,18 +179,24 @@ impl Cpu {
 
     /// Joins a conditional jump with the operation before it, where there is a handler for both.
     fn fuse(&mut self, before: &Instruction, jump: &Instruction) -> bool {
-        if jump.flow_control() != FlowControl::ConditionalBranch || !self.is_long() {
+        if jump.flow_control() != FlowControl::ConditionalBranch || !self.has_quick_forms() {
             return false;
         }
+        let flat = self.flat;
         let Some(op) = self.cache.ops.last_mut() else { return false };
-        let Some(handler) = execute::fuse(op, before, jump) else { return false };
+        let Some(handler) = execute::fuse(op, before, jump, flat) else { return false };
         op.handler = Cell::new(handler);
         true
     }
 
+    /// Whether the code has handlers for memory, stack and branches: 64-bit mode, and flat 32-bit code.
+    fn has_quick_forms(&self) -> bool {
+        self.is_long() || self.flat
+    }
+
     fn ends_after(&self, i: &Instruction) -> bool {
-        // STI looks for interrupts itself in 64-bit mode.
-        (ends_block(i) || general(i).1) && !(i.mnemonic() == Mnemonic::Sti && self.is_long())
+        // STI looks for interrupts itself where it has a handler of its own.
+        (ends_block(i) || general(i).1) && !(i.mnemonic() == Mnemonic::Sti && self.has_quick_forms())
     }
 
     /// Appends the operation of an instruction at `offset` of its page.
@@ -198,18 +224,21 @@ impl Cpu {
         self.cache.ops.push(op);
     }
 
+    pub(super) fn flush_writes_of_page(&mut self, gpa: u64) {
+        if let Some(host) = self.ram.host(gpa & !0xfff, 4096) {
+            self.tlb.flush_writes_of(host as u64);
+        }
+    }
+
     /// Marks granules of a page as code, so that stores to them are noticed; false if another vCPU may
     /// still store to the page unnoticed.
     fn claim_code(&mut self, gpa: u64, page: usize, granules: u64) -> bool {
         let Some(code) = self.ram.code(page) else { return false };
-        let before = code.fetch_or(granules, Ordering::SeqCst);
-        if before == 0
-            && let Some(host) = self.ram.host(gpa & !0xfff, 4096)
-        {
-            self.tlb.flush_writes_of(host as u64);
-            if !self.is_alone() {
-                self.drop_store_translations_of_others();
-            }
+        if !self.is_alone() {
+            return self.claim_shared_code(gpa, page, granules);
+        }
+        if code.fetch_or(granules, Ordering::SeqCst) == 0 {
+            self.flush_writes_of_page(gpa);
         }
         true
     }
@@ -330,16 +359,10 @@ impl Cpu {
     pub(super) fn invalidate_code(&mut self, page: usize, granules: u64) {
         let left = self.drop_blocks(page, granules);
         let alone = self.is_alone();
-        if let Some(code) = self.ram.code(page) {
-            if alone {
-                code.store(left, Ordering::SeqCst);
-            } else {
-                // Every vCPU drops its blocks there.
-                code.fetch_and(!granules, Ordering::SeqCst);
-            }
-        }
         if !alone {
-            self.tell_written(page, granules);
+            self.release_shared_code(page, granules);
+        } else if let Some(code) = self.ram.code(page) {
+            code.store(left, Ordering::SeqCst);
         }
     }
 

@@ -9,8 +9,14 @@ use crate::accel::X86FpuRegs;
 
 /// Bytes of the legacy area: FXSAVE's image.
 pub const LEGACY_BYTES: usize = 512;
-/// Bytes of the area of XSAVE: the legacy area and the header. There are no components beyond SSE.
-pub const XSAVE_BYTES: usize = 576;
+/// Bytes of the area of XSAVE before its extended components: the legacy area and the header.
+pub const HEADER_END: usize = 576;
+/// Where PKRU is, in either form: no other component lies between.
+pub const PKRU_OFFSET: usize = HEADER_END;
+/// Bytes of PKRU's component.
+pub const PKRU_BYTES: usize = 8;
+/// Bytes of the area of XSAVE with all components.
+pub const XSAVE_BYTES: usize = PKRU_OFFSET + PKRU_BYTES;
 /// The bits of MXCSR that exist, DAZ among them.
 pub const MXCSR_MASK: u32 = 0xffff;
 /// MXCSR after a reset.
@@ -22,8 +28,16 @@ pub mod component {
     pub const X87: u64 = 1 << 0;
     /// XMM0 to XMM15 and MXCSR.
     pub const SSE: u64 = 1 << 1;
+    /// PKRU.
+    pub const PKRU: u64 = 1 << 9;
     /// All that there are.
-    pub const ALL: u64 = X87 | SSE;
+    pub const ALL: u64 = X87 | SSE | PKRU;
+}
+
+/// Bytes of an area for the `components`.
+#[must_use]
+pub const fn area_bytes(components: u64) -> usize {
+    if components & component::PKRU == 0 { HEADER_END } else { XSAVE_BYTES }
 }
 
 /// XCOMP_BV's bit for the compacted form.
@@ -38,6 +52,8 @@ pub struct Registers<'a> {
     pub xmm: &'a mut [u128; 16],
     /// MXCSR.
     pub mxcsr: &'a mut u32,
+    /// PKRU.
+    pub pkru: &'a mut u32,
 }
 
 /// Which form of the image the mode and the prefixes make.
@@ -109,7 +125,8 @@ pub fn in_use(registers: &Registers<'_>) -> u64 {
     } else {
         component::SSE
     };
-    x87 | sse
+    let pkru = if *registers.pkru == 0 { 0 } else { component::PKRU };
+    x87 | sse | pkru
 }
 
 /// Writes the area of XSAVE, XSAVEOPT or XSAVEC. `requested` is EDX:EAX already masked by XCR0.
@@ -127,6 +144,9 @@ pub fn xsave(
     }
     if written & component::SSE != 0 {
         save_xmm(area, registers.xmm, form);
+    }
+    if written & component::PKRU != 0 {
+        put(area, PKRU_OFFSET, u64::from(*registers.pkru).to_le_bytes());
     }
     // The standard forms write MXCSR whether or not the XMM registers are in use.
     let mxcsr = if kind == SaveKind::Xsavec { written } else { requested };
@@ -189,6 +209,10 @@ pub fn xrstor(
         } else {
             registers.xmm[..form.xmm_registers()].fill(0);
         }
+    }
+    if requested & component::PKRU != 0 {
+        let value = u32::from_le_bytes(get(area, PKRU_OFFSET));
+        *registers.pkru = if present & component::PKRU == 0 { 0 } else { value };
     }
     *registers.mxcsr = mxcsr;
     Ok(())
@@ -298,11 +322,12 @@ mod tests {
         x87: X87,
         xmm: [u128; 16],
         mxcsr: u32,
+        pkru: u32,
     }
 
     impl State {
         fn initial() -> Self {
-            Self { x87: X87::default(), xmm: [0; 16], mxcsr: MXCSR_INIT }
+            Self { x87: X87::default(), xmm: [0; 16], mxcsr: MXCSR_INIT, pkru: 0 }
         }
 
         fn busy() -> Self {
@@ -316,17 +341,17 @@ mod tests {
             for (i, register) in (1..).zip(&mut xmm) {
                 *register = u128::MAX / i;
             }
-            Self { x87, xmm, mxcsr: 0x1fa0 }
+            Self { x87, xmm, mxcsr: 0x1fa0, pkru: 0x5555_5554 }
         }
 
         fn registers(&mut self) -> Registers<'_> {
-            Registers { x87: &mut self.x87, xmm: &mut self.xmm, mxcsr: &mut self.mxcsr }
+            Registers { x87: &mut self.x87, xmm: &mut self.xmm, mxcsr: &mut self.mxcsr, pkru: &mut self.pkru }
         }
     }
 
     #[track_caller]
     fn assert_same(a: &State, b: &State) {
-        assert_eq!((&a.x87, a.xmm, a.mxcsr), (&b.x87, b.xmm, b.mxcsr));
+        assert_eq!((&a.x87, a.xmm, a.mxcsr, a.pkru), (&b.x87, b.xmm, b.mxcsr, b.pkru));
     }
 
     #[test]
@@ -337,6 +362,7 @@ mod tests {
         assert_eq!(F80::from_bytes(get(&area, 32)), state.x87.regs[5]);
         assert_eq!(area[464..], [0xa5; 48]);
         let mut loaded = State::initial();
+        loaded.pkru = state.pkru;
         fxrstor(&area, &mut loaded.registers(), LONG).unwrap();
         assert_same(&loaded, &state);
     }

@@ -167,6 +167,7 @@ mod entry {
     pub const D: u64 = 1 << 6;
     pub const PS: u64 = 1 << 7;
     pub const G: u64 = 1 << 8;
+    pub const KEY_SHIFT: u32 = 59;
     pub const XD: u64 = 1 << 63;
 }
 
@@ -177,6 +178,13 @@ mod error {
     pub const U: u32 = 4;
     pub const RSVD: u32 = 8;
     pub const I: u32 = 16;
+    pub const PK: u32 = 32;
+}
+
+/// What PKRU and `IA32_PKRS` say of a protection key.
+mod key {
+    pub const ACCESS: u32 = 1;
+    pub const WRITE: u32 = 2;
 }
 
 /// What a walk is for.
@@ -315,7 +323,11 @@ impl Cpu {
                 Want::Read => false,
             }
         };
-        if denied || rights.want == Want::Execute && no_execute {
+        let key_denies = long && self.key_denies(rights, user, leaf);
+        if key_denies {
+            code |= error::PK;
+        }
+        if denied || key_denies || rights.want == Want::Execute && no_execute {
             return Some(Err(code | error::P));
         }
         for step in (level..levels).rev() {
@@ -343,6 +355,33 @@ impl Cpu {
         let global = leaf & entry::G != 0 && self.cr4 & cr4::PGE != 0;
         let large = (level > 0).then_some((la & !(size - 1), size));
         Some(Ok(Page { gpa, user, global, large }))
+    }
+
+    /// Whether the protection key of a page denies an access (Intel SDM vol. 3, 4.6.2).
+    fn key_denies(&self, rights: Rights, user_page: bool, leaf: u64) -> bool {
+        let (enabled, register) = if user_page { (cr4::PKE, self.pkru) } else { (cr4::PKS, self.pkrs) };
+        if self.cr4 & enabled == 0 {
+            return false;
+        }
+        let denied = register >> (2 * (leaf >> entry::KEY_SHIFT & 15));
+        match rights.want {
+            Want::Execute => false,
+            Want::Read => denied & key::ACCESS != 0,
+            Want::Write => {
+                denied & key::ACCESS != 0
+                    || denied & key::WRITE != 0 && (rights.user || self.cr0 & cr0::WP != 0)
+            }
+        }
+    }
+
+    /// Changes what the protection keys deny: translations made under the old rights are stale.
+    pub fn set_protection_keys(&mut self, pkru: u32, pkrs: u32) {
+        if (pkru, pkrs) != (self.pkru, self.pkrs) {
+            (self.pkru, self.pkrs) = (pkru, pkrs);
+            if self.cr4 & (cr4::PKE | cr4::PKS) != 0 {
+                self.flush_tlb_all();
+            }
+        }
     }
 
     /// The set of translations for an access.

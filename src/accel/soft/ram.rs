@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
@@ -26,6 +26,9 @@ pub struct Ram {
     regions: Vec<Region>,
     /// A bit for each 64 bytes of a page from which some vCPU has decoded code.
     code: Vec<AtomicU64>,
+    /// How many vCPUs are about to take their first code from a page; held while code bits are set with it or
+    /// cleared, so that no vCPU's claim falls between the clearing of bits and the word of it.
+    pub(super) claims: Mutex<u32>,
     /// The vCPUs that execute from this RAM.
     pub(super) peers: RwLock<Vec<Arc<Peer>>>,
     /// Keeps the host's mapping alive.
@@ -95,7 +98,8 @@ impl Ram {
             pages += region.len().div_ceil(PAGE_SIZE);
         }
         let code = (0..pages).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { regions, code, peers: RwLock::default(), _memory: memory.clone() })
+        let claims = Mutex::default();
+        Arc::new(Self { regions, code, claims, peers: RwLock::default(), _memory: memory.clone() })
     }
 
     /// The host address of `len` bytes of RAM at `gpa`, if all are RAM.

@@ -10,6 +10,9 @@ const DEPTH: usize = 32;
 /// An address that is not canonical, so no RET goes there.
 const NOWHERE: u64 = 1 << 62;
 
+/// Marks an address of flat 32-bit code, which no address of 64-bit mode equals then.
+pub const FLAT: u64 = 1 << 61;
+
 /// What is known of one call.
 #[derive(Clone, Copy)]
 struct Return {
@@ -21,7 +24,7 @@ struct Return {
     op: Next,
 }
 
-/// The last calls of 64-bit mode, as a ring.
+/// The last calls of 64-bit mode and of flat 32-bit code, as a ring.
 pub struct Returns {
     ring: [Return; DEPTH],
     top: usize,

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::abort::AbortReason;
+use super::decode::LONGEST;
 use super::flags::rflags;
 use super::op::{Next, Op};
 use super::state::{Cpu, pending, seg};
@@ -16,6 +17,8 @@ pub enum Stop {
     Kicked,
     /// The CPU is halted, and nothing is there to wake it.
     Halted,
+    /// As many instructions have been executed as were allowed.
+    Spent,
     /// An access for the caller, or the end of the run.
     Abort(AbortReason),
 }
@@ -35,12 +38,16 @@ impl Cpu {
                 return stop;
             }
             if self.must_step() {
+                self.spend_one();
                 self.step_with_trap();
             } else {
                 match self.block() {
                     Ok(Some(op)) => self.run_from(op),
-                    Ok(None) => self.step_with_trap(),
-                    Err(_) => {}
+                    Ok(None) => {
+                        self.spend_one();
+                        self.step_with_trap();
+                    }
+                    Err(_) => self.spend_one(),
                 }
             }
             if self.abort != AbortReason::None
@@ -72,7 +79,15 @@ impl Cpu {
                 return Some(stop);
             }
         }
-        (self.halted || self.waits_for_sipi).then_some(Stop::Halted)
+        if self.halted || self.waits_for_sipi {
+            return Some(Stop::Halted);
+        }
+        (self.budget == Some(0)).then_some(Stop::Spent)
+    }
+
+    /// Takes one instruction from what is left of a limit.
+    fn spend_one(&mut self) {
+        self.budget = self.budget.map(|left| left.saturating_sub(1));
     }
 
     /// Delivers what the interrupt controllers have for this CPU, if it may be delivered now.
@@ -100,7 +115,9 @@ impl Cpu {
             self.lapic.extint_taken();
             self.interrupts.extint_acknowledge()
         } else {
-            self.interrupt_waiting = events & EVENT_NMI != 0;
+            // The 8259 pair's request waits for LINT0, of whose unmasking nobody tells.
+            self.interrupt_waiting =
+                events & EVENT_NMI != 0 || self.id == 0 && self.interrupts.extint_pending();
             return;
         };
         if let Some(vector) = vector {
@@ -140,7 +157,7 @@ impl Cpu {
             self.interrupt_shadow = true;
             return true;
         }
-        self.dr[7] & 0xff != 0
+        self.dr[7] & 0xff != 0 || self.budget.is_some_and(|left| left < LONGEST as u64)
     }
 
     /// One instruction, with the debug exceptions before and after it.

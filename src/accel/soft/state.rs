@@ -65,6 +65,9 @@ pub struct Cpu {
     pub(super) tlb_current: *const Entry,
     /// Events from other threads, see `pending`.
     pub pending: Arc<AtomicU32>,
+    /// The bases of FS and GS, derived, for accesses by 32-bit addresses that cannot fault by the segment; or
+    /// `NOT_PLAIN`.
+    pub(super) plain_bases: [u64; 2],
     /// Instruction pointer, an offset in CS. While an instruction executes it is that instruction's own.
     pub rip: u64,
     /// While an instruction executes, the address of the one behind it.
@@ -93,6 +96,8 @@ pub struct Cpu {
     pub xcr0: u64,
     /// DR0 to DR7 (4 and 5 unused).
     pub dr: [u64; 8],
+    /// 32-bit code in protected or compatibility mode whose CS, SS and DS are all of the linear addresses, derived.
+    pub(super) flat: bool,
     /// Mode of operation, derived; kept by whoever changes what it derives from.
     pub mode: Mode,
     /// Current privilege level, derived.
@@ -101,6 +106,10 @@ pub struct Cpu {
     pub xmm: [u128; 16],
     /// MXCSR.
     pub mxcsr: u32,
+    /// PKRU: what each protection key denies on user pages.
+    pub pkru: u32,
+    /// `IA32_PKRS`: the same on supervisor pages.
+    pub pkrs: u32,
     /// The x87 unit.
     pub x87: X87,
     /// Why the last instruction did not complete.
@@ -145,6 +154,8 @@ pub struct Cpu {
     pub interrupts: Arc<dyn InterruptController>,
     /// One instruction is executed outside the block cache; it may write over its own code.
     pub(super) stepping: bool,
+    /// Instructions that may still be executed; none is no limit.
+    pub(super) budget: Option<u64>,
 }
 
 /// Bits of `Cpu::pending`.
@@ -209,6 +220,7 @@ impl Cpu {
             tlb_set: 0,
             tlb_current: std::ptr::null(),
             pending: Arc::new(AtomicU32::new(0)),
+            plain_bases: [NOT_PLAIN; 2],
             rip: 0xfff0,
             next_rip: 0,
             rflags_rest: rflags::RESERVED_ONE,
@@ -223,10 +235,13 @@ impl Cpu {
             efer: 0,
             xcr0: 1,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            flat: false,
             mode: Mode::Real,
             cpl: 0,
             xmm: [0; 16],
             mxcsr: 0x1f80,
+            pkru: 0,
+            pkrs: 0,
             x87: X87::default(),
             abort: AbortReason::None,
             interrupt_shadow: false,
@@ -249,6 +264,7 @@ impl Cpu {
             lapic: lone_apic(id),
             interrupts: Arc::new(NoInterrupts),
             stepping: false,
+            budget: None,
         };
         cpu.gpr[2] = 0x0006_0fb1;
         cpu.update_mode();
@@ -310,8 +326,8 @@ impl Cpu {
         Err(Abort)
     }
 
-    /// Derives `mode` and the translations' set from CR0, EFER, RFLAGS and CS. To be called after any of
-    /// these, `cpl` or CR4 has changed. `cpl` itself is the caller's, but in real and virtual-8086 mode.
+    /// Derives `mode`, the translations' set and what 32-bit code knows of its segments from CR0, EFER, RFLAGS
+    /// and the segment registers. To be called after any of these, `cpl` or CR4 has changed. `cpl` itself is the caller's, but in real and virtual-8086 mode.
     pub fn update_mode(&mut self) {
         self.mode = if self.cr0 & 1 == 0 {
             Mode::Real
@@ -327,7 +343,23 @@ impl Cpu {
             Mode::Virtual8086 => self.cpl = 3,
             Mode::Protected | Mode::Long => {}
         }
+        self.flat = self.is_flat();
+        if self.mode == Mode::Protected {
+            self.plain_bases = [seg::FS, seg::GS]
+                .map(|n| if is_plain_data(&self.seg[n]) { self.seg[n].base } else { NOT_PLAIN });
+        }
         self.update_tlb_set();
+    }
+
+    /// What `flat` must be.
+    pub(super) fn is_flat(&self) -> bool {
+        let [_, cs, ss, ds, ..] = &self.seg;
+        self.mode == Mode::Protected
+            && cs.db
+            && cs.base == 0
+            && cs.limit == u32::MAX
+            && ss.db
+            && [ss, ds].iter().all(|s| s.base == 0 && is_plain_data(s))
     }
 
     /// Default operand and address size of the code segment: 16, 32 or 64.
@@ -358,6 +390,15 @@ impl Cpu {
     pub fn look(&self) {
         self.pending.fetch_or(pending::LOCAL, Ordering::Relaxed);
     }
+}
+
+/// In `Cpu::plain_bases`: the segment has a limit or lacks a right. Makes an address that no translation has.
+pub(super) const NOT_PLAIN: u64 = 1 << 62;
+
+/// Whether loads and stores of any offset are allowed by the segment itself.
+fn is_plain_data(s: &Segment) -> bool {
+    // Writable data, not expand-down.
+    s.present && !s.unusable && s.s && s.type_ & 0xe == 2 && s.limit == u32::MAX
 }
 
 /// Bits of CR0.
@@ -396,6 +437,8 @@ pub mod cr4 {
     pub const OSXSAVE: u64 = 1 << 18;
     pub const SMEP: u64 = 1 << 20;
     pub const SMAP: u64 = 1 << 21;
+    pub const PKE: u64 = 1 << 22;
+    pub const PKS: u64 = 1 << 24;
 }
 
 /// Bits of EFER.
@@ -411,6 +454,11 @@ pub mod efer {
 pub(super) const ZERO_SLOT: u8 = (offset_of!(Cpu, zero) / 8) as u8;
 /// Index of `Cpu::page_base`.
 pub(super) const PAGE_BASE_SLOT: u8 = (offset_of!(Cpu, page_base) / 8) as u8;
+
+/// Index of FS's base, or with `GS` of GS's, in 32-bit code.
+pub(super) const fn plain_base_slot(gs: bool) -> u8 {
+    (offset_of!(Cpu, plain_bases) / 8) as u8 + gs as u8
+}
 
 /// Index of a segment's base.
 pub(super) const fn segment_slot(segment: usize) -> u8 {

@@ -288,6 +288,113 @@ fn a_kick_ends_an_endless_loop() {
     assert_eq!(thread.join().unwrap(), Stop::Kicked);
 }
 
+#[test]
+fn an_sti_that_ends_its_block_still_holds_off_interrupts() {
+    let memory = ram();
+    // The last byte of a page; hlt in the next one.
+    let mut cpu = long(&memory, &[0xf4]);
+    memory.write_obj(0xf4fbu16, GuestAddress(CODE + 0xfff)).unwrap();
+    cpu.rip = CODE + 0xfff;
+    let first = cpu.block().unwrap().unwrap();
+    let op = std::ptr::from_ref(&cpu.cache.ops[first as usize]);
+    // SAFETY: the cache's vector does not move.
+    let (handler, op) = unsafe { ((*op).handler.get(), &*op) };
+    assert!(handler(&mut cpu, op).is_null());
+    assert_eq!((cpu.rip, cpu.interrupt_shadow), (CODE + 0x1000, true));
+    run(&mut cpu);
+    assert_eq!((cpu.rip, cpu.interrupt_shadow), (CODE + 0x1001, false));
+}
+
+#[test]
+fn a_limit_of_instructions_is_kept_exactly() {
+    let memory = ram();
+    // 1: inc eax; jmp 1b
+    let mut cpu = long(&memory, &[0xff, 0xc0, 0xeb, 0xfc]);
+    for most in [1u64, 7, 63, 64, 65, 1000, 1001] {
+        cpu.gpr[0] = 0;
+        cpu.rip = CODE;
+        cpu.clear_cache();
+        cpu.budget = Some(most);
+        assert_eq!(cpu.execute(), Stop::Spent);
+        assert_eq!((cpu.gpr[0], cpu.budget), (most.div_ceil(2), Some(0)));
+    }
+    // An instruction that faults counts, or a handler that faults would never end.
+    cpu.idt.limit = 0;
+    cpu.rip = CODE;
+    memory.write_obj(0x0b0fu16, GuestAddress(CODE)).unwrap();
+    cpu.clear_cache();
+    cpu.budget = Some(1000);
+    assert_eq!(cpu.execute(), Stop::Abort(AbortReason::TripleFault));
+}
+
+#[test]
+fn flat_code_calls_and_returns_across_pages() {
+    let memory = ram();
+    // mov ecx, 100; 1: call f; dec ecx; jnz 1b; hlt; f, in the next page: inc eax; ret
+    let code = [0xb9, 100, 0, 0, 0, 0xe8, 0xf6, 0x0f, 0, 0, 0x49, 0x75, 0xf8, 0xf4];
+    let mut cpu = protected(&memory, &code);
+    memory.write_obj(0xc340u16, GuestAddress(CODE + 0x1000)).unwrap();
+    assert!(cpu.flat);
+    // What is above 32 bits does not exist.
+    cpu.gpr[4] |= 0xffff_0000_0000_0000;
+    run(&mut cpu);
+    assert_eq!((cpu.gpr[0], cpu.gpr[4]), (100, STACK));
+}
+
+#[test]
+fn a_segment_that_is_not_flat_has_other_blocks() {
+    let memory = ram();
+    memory.write_obj(0x1234_5678u32, GuestAddress(DATA)).unwrap();
+    // mov eax, [0x20000]; hlt
+    let mut cpu = protected(&memory, &[0xa1, 0, 0, 2, 0, 0xf4]);
+    cpu.idt.limit = 0;
+    for _ in 0..2 {
+        cpu.gpr[0] = 0;
+        (cpu.rip, cpu.halted) = (CODE, false);
+        run(&mut cpu);
+        assert_eq!(cpu.gpr[0], 0x1234_5678);
+    }
+    for limit in [DATA as u32 + 2, u32::MAX] {
+        cpu.seg[seg::DS].limit = limit;
+        cpu.update_mode();
+        (cpu.rip, cpu.halted) = (CODE, false);
+        let stop = cpu.execute();
+        assert_eq!(stop == Stop::Halted, limit == u32::MAX);
+    }
+}
+
+#[test]
+fn addresses_of_flat_code_wrap_and_those_of_its_segments_end_at_the_limit() {
+    let memory = ram();
+    memory.write_obj(0x1234_5678u32, GuestAddress(DATA)).unwrap();
+    // mov eax, [ebx+0x30000]; mov ecx, fs:[-4]; hlt
+    let code = [0x8b, 0x83, 0, 0, 3, 0, 0x64, 0x8b, 0x0d, 0xfc, 0xff, 0xff, 0xff, 0xf4];
+    let mut cpu = protected(&memory, &code);
+    cpu.seg[seg::FS].base = DATA + 4;
+    cpu.idt.limit = 0;
+    cpu.update_mode();
+    cpu.gpr[3] = 0xffff_0000;
+    for _ in 0..2 {
+        (cpu.gpr[0], cpu.gpr[1]) = (0, 0);
+        (cpu.rip, cpu.halted) = (CODE, false);
+        run(&mut cpu);
+        assert_eq!((cpu.gpr[0], cpu.gpr[1]), (0x1234_5678, 0x1234_5678));
+    }
+    // Two bytes are beyond the last offset, although the page is one that has just been read.
+    cpu.write_u8(CODE + 9, 0xfe, Access::Current).unwrap();
+    (cpu.rip, cpu.halted) = (CODE, false);
+    assert_eq!(cpu.execute(), Stop::Abort(AbortReason::TripleFault));
+    // A store to what may only be read.
+    memory.write_slice(&[0x64, 0x88, 0x0d, 0, 0, 0, 0, 0xf4], GuestAddress(CODE)).unwrap();
+    for (type_, stop) in [(1, Stop::Abort(AbortReason::TripleFault)), (3, Stop::Halted)] {
+        cpu.clear_cache();
+        cpu.seg[seg::FS].type_ = type_;
+        cpu.update_mode();
+        (cpu.rip, cpu.halted) = (CODE, false);
+        assert_eq!(cpu.execute(), stop);
+    }
+}
+
 /// Instructions of registers RAX to RBX and of memory at RSI, without control transfers.
 const MENU: &[&[u8]] = &[
     &[0x48, 0x01, 0xc8],             // add rax, rcx

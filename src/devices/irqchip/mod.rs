@@ -141,7 +141,12 @@ impl InterruptController for IrqChip {
 
     /// `None` when the request was withdrawn meanwhile: then there is no INTA cycle.
     fn extint_acknowledge(&self) -> Option<u8> {
-        self.with(|state, _| state.pic.intr().then(|| state.pic.acknowledge()))
+        self.with(|state, send| {
+            let vector = state.pic.intr().then(|| state.pic.acknowledge());
+            // INTR falls with the INTA cycle: for another request it rises again, and makes another message.
+            state.ioapic.set_pin(EXTINT_PIN, false, send);
+            vector
+        })
     }
 
     fn eoi(&self, vector: u8) {
@@ -380,6 +385,25 @@ mod tests {
         rig.chip.line(0).pulse();
         assert_eq!(rig.messages.take(), [MsiMessage { address: 0xFEE0_0000, data: 0x700 }]);
         assert_eq!(rig.chip.extint_acknowledge(), Some(0x30));
+    }
+
+    #[test]
+    fn each_request_of_the_8259_pair_makes_a_message() {
+        let rig = Rig::new();
+        rig.init_pic();
+        // Again, with automatic end of interrupt: INTR stays up from one request to the next.
+        rig.out(0x20, 0x11);
+        for icw in [0x30, 4, 3, 0] {
+            rig.out(0x21, icw);
+        }
+        rig.route(0, 0x700);
+        rig.chip.line(3).pulse();
+        rig.chip.line(0).pulse();
+        assert_eq!(rig.messages.take().len(), 1);
+        assert_eq!(rig.chip.extint_acknowledge(), Some(0x30));
+        assert_eq!(rig.messages.take().len(), 1);
+        assert_eq!(rig.chip.extint_acknowledge(), Some(0x33));
+        assert!(rig.messages.take().is_empty());
     }
 
     #[test]

@@ -212,7 +212,7 @@ pub fn load(request: &Request) -> Result<BootState, LoadError> {
     let regs = Arm64Regs { pc: entry, pstate: EL1H_MASKED, x0: device_tree, ..Default::default() };
     let protocol = format.words();
     log::debug!("{}: {protocol}, entry {entry:#x}", image.name());
-    Ok(BootState { regs: GuestRegs::Aarch64(regs), special: None, protocol, version: None })
+    Ok(BootState { regs: GuestRegs::Aarch64(regs), special: None, protocol, version: None, bios: false })
 }
 
 /// Takes an image's place and answers its base and its length.

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 
 use super::Flow;
 use crate::accel::soft::abort::{AbortReason, Exception, vector};
-use crate::accel::soft::cache::{MODE_LONG, key};
+use crate::accel::soft::cache::{MODE_FLAT, MODE_LONG, key};
 use crate::accel::soft::mmu::{PAGE_MASK, Want};
 use crate::accel::soft::op::{Next, Op};
+use crate::accel::soft::returns;
 use crate::accel::soft::state::{Cpu, Mode, seg};
 
 /// Leaves the block; `cpu.rip` is set.
@@ -79,14 +80,14 @@ fn go_and_remember(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
     }
 }
 
-/// As `go`, in 64-bit mode: tries first the block that `op` went to the last time.
+/// As `go`, in 64-bit mode or in `FLAT` 32-bit code: tries first the block that `op` went to the last time.
 #[inline(always)]
-pub(super) fn go_again(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
+pub(super) fn go_again<const FLAT: bool>(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
     let entry = cpu.tlb_entry(Want::Execute, rip);
     let gpa = entry.addend | rip & 0xfff;
     let link = op.link.get();
     if entry.tag == rip & PAGE_MASK
-        && cpu.cache.is_block(link, key(gpa, MODE_LONG))
+        && cpu.cache.is_block(link, key(gpa, if FLAT { MODE_FLAT } else { MODE_LONG }))
         && cpu.pending.load(Ordering::Relaxed) == 0
     {
         cpu.code_page = entry.addend;
@@ -96,10 +97,11 @@ pub(super) fn go_again(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
     go_and_remember(cpu, op, rip)
 }
 
-/// Returns to `rip` in 64-bit mode: to the operation behind the last call, if that is where it is.
+/// Returns to `rip` in 64-bit mode or in `FLAT` 32-bit code: to the operation behind the last call, if that is
+/// where it is.
 #[inline(always)]
-pub(super) fn go_back(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
-    if let Some((page, back)) = cpu.returns.pop(rip) {
+pub(super) fn go_back<const FLAT: bool>(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
+    if let Some((page, back)) = cpu.returns.pop(if FLAT { rip | returns::FLAT } else { rip }) {
         let entry = cpu.tlb_entry(Want::Execute, rip);
         if entry.tag == rip & PAGE_MASK && entry.addend == page && cpu.pending.load(Ordering::Relaxed) == 0 {
             cpu.code_page = page;
@@ -107,7 +109,7 @@ pub(super) fn go_back(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
             return back;
         }
     }
-    go_again(cpu, op, rip)
+    go_again::<FLAT>(cpu, op, rip)
 }
 
 /// Goes on at a target in `op.imm` that has no link yet.
@@ -116,7 +118,8 @@ pub(super) fn go_back(cpu: &mut Cpu, op: &Op, rip: u64) -> Next {
 pub(super) fn unlinked(cpu: &mut Cpu, op: &Op, target: u64) -> Next {
     let rip = cpu.wrap_rip(cpu.page_base.wrapping_add(target));
     if target >= 4096 {
-        return if cpu.mode == Mode::Long { go_and_remember(cpu, op, rip) } else { go(cpu, rip) };
+        let remembers = cpu.mode == Mode::Long || cpu.flat;
+        return if remembers { go_and_remember(cpu, op, rip) } else { go(cpu, rip) };
     }
     cpu.rip = rip;
     link_later(cpu, op)
@@ -129,19 +132,20 @@ fn link_later(cpu: &mut Cpu, op: &Op) -> Next {
     LEAVE
 }
 
-/// Takes a linked branch to another page, in 64-bit mode.
+/// Takes a linked branch to another page, in 64-bit mode or in `FLAT` 32-bit code.
 #[inline(never)]
-fn leave_page(cpu: &mut Cpu, op: &Op) -> Next {
+fn leave_page<const FLAT: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let rip = cpu.page_base.wrapping_add(op.imm);
-    go_again(cpu, op, rip)
+    go_again::<FLAT>(cpu, op, if FLAT { rip & 0xffff_ffff } else { rip })
 }
 
-/// Takes the branch of `op`, whose target is `op.imm`.
+/// Takes the branch of `op`, whose target is `op.imm`; only `FLAT` code and that of 64-bit mode is linked across
+/// pages.
 #[inline(always)]
-pub(super) fn branch(cpu: &mut Cpu, op: &Op) -> Next {
+pub(super) fn branch<const FLAT: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let link = op.link.get();
     if link != 0 && op.imm >= 4096 {
-        return leave_page(cpu, op);
+        return leave_page::<FLAT>(cpu, op);
     }
     if link != 0 && cpu.pending.load(Ordering::Relaxed) == 0 {
         return linked(cpu, link);
@@ -150,10 +154,10 @@ pub(super) fn branch(cpu: &mut Cpu, op: &Op) -> Next {
 }
 
 /// Ends a block that goes on with the instruction at `op.imm`.
-pub fn end_block(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn end_block<const FLAT: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     match op.link.get() {
         0 => unlinked(cpu, op, op.imm),
-        _ if op.imm >= 4096 => leave_page(cpu, op),
+        _ if op.imm >= 4096 => leave_page::<FLAT>(cpu, op),
         link => linked(cpu, link),
     }
 }
@@ -166,6 +170,18 @@ pub fn leave_block(cpu: &mut Cpu, op: &Op) -> Next {
             link_later(cpu, op)
         }
         link => linked(cpu, link),
+    }
+}
+
+/// The first operation of each block while the number of instructions is limited: takes those of the block,
+/// `op.imm`, from what is left. The last ones are executed one by one.
+pub fn spend(cpu: &mut Cpu, op: &Op) -> Next {
+    match cpu.budget.map(|left| left.checked_sub(op.imm)) {
+        Some(None) => stopped(cpu, op),
+        left => {
+            cpu.budget = left.flatten();
+            op.next(cpu)
+        }
     }
 }
 

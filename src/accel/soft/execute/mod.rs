@@ -27,7 +27,7 @@ use iced_x86::{Code, Instruction, Mnemonic};
 use super::abort::Exec;
 use super::state::{Cpu, Mode};
 pub(super) use alu::{Adc, Add, Alu, And, Cmp, Or, Sbb, Sub, Test, Xor};
-pub(super) use select::{fuse, is_nop, select};
+pub(super) use select::{LAST_STI, fuse, is_nop, select};
 pub(super) use shift::ShiftKind;
 pub(super) use vector::{
     escape_bytes, has_memory, has_operand_size_prefix, is_x87, sse_instruction, x87_instruction,

@@ -9,7 +9,7 @@ use iced_x86::{Instruction, OpKind};
 use super::fast::{aborted, stopped};
 use super::operand::register_offset;
 use super::select::memory;
-use super::special::{address, hand_over};
+use super::special::{FULL, address, hand_over};
 use super::vector::{has_memory, immediate};
 use crate::accel::soft::abort::Exec;
 use crate::accel::soft::op::{Handler, Next, Op};
@@ -89,7 +89,7 @@ fn integer_rr(cpu: &mut Cpu, op: &Op) -> Next {
 /// `a <- f(a, memory)`.
 fn integer_rm<const BYTES: u8, const ALIGNED: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     require_sse!(cpu, op);
-    let la = address::<true>(cpu, op);
+    let la = address::<FULL>(cpu, op, 1);
     require_alignment!(cpu, op, la, ALIGNED);
     let Ok(b) = cpu.load_packed::<BYTES, FAST>(la) else {
         return if FAST { hand_over(cpu, op, integer_rm::<BYTES, ALIGNED, false>) } else { aborted(cpu, op) };
@@ -111,7 +111,7 @@ fn float_rr(cpu: &mut Cpu, op: &Op) -> Next {
 /// `a <- f(a, memory)` in floating point.
 fn float_rm<const BYTES: u8, const ALIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     require_sse!(cpu, op);
-    let la = address::<true>(cpu, op);
+    let la = address::<FULL>(cpu, op, 1);
     require_alignment!(cpu, op, la, ALIGNED);
     let b = access!(cpu, op, cpu.load_packed::<BYTES, false>(la));
     float(cpu, op, b)
@@ -136,7 +136,7 @@ fn float(cpu: &mut Cpu, op: &Op, b: u128) -> Next {
 /// `memory <- f(b)`.
 fn store<const BYTES: u8, const ALIGNED: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     require_sse!(cpu, op);
-    let la = address::<true>(cpu, op);
+    let la = address::<FULL>(cpu, op, 1);
     require_alignment!(cpu, op, la, ALIGNED);
     // SAFETY: `select` stores a `StoreFn` for this handler.
     let f: StoreFn = unsafe { function(op) };

@@ -7,7 +7,7 @@ use super::packed;
 use super::special as s;
 use super::{Adc, Add, And, Cmp, Conditional, Or, Sbb, ShiftKind, Sub, Test, Xor, condition};
 use crate::accel::soft::op::{Handler, Op};
-use crate::accel::soft::state::{Cpu, PAGE_BASE_SLOT, ZERO_SLOT, seg, segment_slot};
+use crate::accel::soft::state::{Cpu, PAGE_BASE_SLOT, ZERO_SLOT, plain_base_slot, seg, segment_slot};
 
 /// Picks the instance of a handler by operand size.
 macro_rules! sized {
@@ -21,19 +21,33 @@ macro_rules! sized {
     };
 }
 
-/// As `sized`, of a handler with a memory operand.
+/// As `sized`, of a handler with a memory operand, addressed as `memory` has found. 32-bit code has no operands of
+/// 64 bits.
 macro_rules! sized_memory {
-    ($size:expr, $full:expr, $f:ident $(, $g:ty)*) => {
-        match ($size, $full) {
-            (1, false) => s::$f::<$($g,)* u8, false, true>,
-            (2, false) => s::$f::<$($g,)* u16, false, true>,
-            (4, false) => s::$f::<$($g,)* u32, false, true>,
-            (_, false) => s::$f::<$($g,)* u64, false, true>,
-            (1, true) => s::$f::<$($g,)* u8, true, true>,
-            (2, true) => s::$f::<$($g,)* u16, true, true>,
-            (4, true) => s::$f::<$($g,)* u32, true, true>,
-            (_, true) => s::$f::<$($g,)* u64, true, true>,
+    ($size:expr, $kind:expr, $f:ident $(, $g:tt)*) => {
+        match ($size, $kind) {
+            (1, s::BASE) => s::$f::<$($g,)* u8, { s::BASE }, true>,
+            (2, s::BASE) => s::$f::<$($g,)* u16, { s::BASE }, true>,
+            (4, s::BASE) => s::$f::<$($g,)* u32, { s::BASE }, true>,
+            (_, s::BASE) => s::$f::<$($g,)* u64, { s::BASE }, true>,
+            (1, s::FULL) => s::$f::<$($g,)* u8, { s::FULL }, true>,
+            (2, s::FULL) => s::$f::<$($g,)* u16, { s::FULL }, true>,
+            (4, s::FULL) => s::$f::<$($g,)* u32, { s::FULL }, true>,
+            (_, s::FULL) => s::$f::<$($g,)* u64, { s::FULL }, true>,
+            (1, s::FLAT) => s::$f::<$($g,)* u8, { s::FLAT }, true>,
+            (2, s::FLAT) => s::$f::<$($g,)* u16, { s::FLAT }, true>,
+            (_, s::FLAT) => s::$f::<$($g,)* u32, { s::FLAT }, true>,
+            (1, _) => s::$f::<$($g,)* u8, { s::FLAT_FULL }, true>,
+            (2, _) => s::$f::<$($g,)* u16, { s::FLAT_FULL }, true>,
+            (_, _) => s::$f::<$($g,)* u32, { s::FLAT_FULL }, true>,
         }
+    };
+}
+
+/// Picks the instance of a handler that knows only the full forms of an address.
+macro_rules! full {
+    ($kind:expr, $f:ident $(, $g:tt)*) => {
+        if $kind <= s::FULL { s::$f::<$($g,)* { s::FULL }, true> } else { s::$f::<$($g,)* { s::FLAT_FULL }, true> }
     };
 }
 
@@ -105,14 +119,34 @@ macro_rules! by_condition {
     };
 }
 
+/// Picks the handler of a CMP or TEST and the Jcc behind it, or leaves the function.
+macro_rules! compare_and_jump {
+    ($flat:tt, $mnemonic:expr, $size:expr, $immediate:expr, $code:expr) => {{
+        let handler: Handler = match ($mnemonic, $size, $immediate) {
+            (Mnemonic::Cmp, 4, false) => by_condition!($code, compare_jcc, $flat, Cmp, u32, false),
+            (Mnemonic::Cmp, 8, false) => by_condition!($code, compare_jcc, $flat, Cmp, u64, false),
+            (Mnemonic::Cmp, 4, true) => by_condition!($code, compare_jcc, $flat, Cmp, u32, true),
+            (Mnemonic::Cmp, 8, true) => by_condition!($code, compare_jcc, $flat, Cmp, u64, true),
+            (Mnemonic::Test, 4, false) => by_condition!($code, compare_jcc, $flat, Test, u32, false),
+            (Mnemonic::Test, 8, false) => by_condition!($code, compare_jcc, $flat, Test, u64, false),
+            (Mnemonic::Test, 1, false) => by_condition!($code, compare_jcc, $flat, Test, u8, false),
+            (Mnemonic::Cmp, 1, true) => by_condition!($code, compare_jcc, $flat, Cmp, u8, true),
+            _ => return None,
+        };
+        handler
+    }};
+}
+
 fn register(i: &Instruction, n: u32) -> Option<Register> {
     let register = i.op_register(n);
     (i.op_kind(n) == OpKind::Register && register.is_gpr()).then_some(register)
 }
 
-/// Fills in the address of the memory operand; whether it takes index or segment. `None` if only the
-/// general form can compute it.
-pub fn memory(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<bool> {
+/// Fills in the address of the memory operand; gives its kind. `None` if only the general form can compute it.
+pub fn memory(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<u8> {
+    if cpu.flat {
+        return flat_memory(i, op);
+    }
     if !cpu.is_long() {
         return None;
     }
@@ -134,7 +168,31 @@ pub fn memory(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<bool> {
         _ => ZERO_SLOT,
     };
     op.scale = i.memory_index_scale().trailing_zeros() as u8 | segment << 2;
-    Some(op.index != ZERO_SLOT || segment != ZERO_SLOT)
+    Some(if op.index != ZERO_SLOT || segment != ZERO_SLOT { s::FULL } else { s::BASE })
+}
+
+/// As `memory`, in flat 32-bit code.
+fn flat_memory(i: &Instruction, op: &mut Op) -> Option<u8> {
+    let slot = |register: Register| match register {
+        Register::None => Some(ZERO_SLOT),
+        r if r.is_gpr32() => Some(r.number() as u8),
+        _ => None,
+    };
+    op.base = slot(i.memory_base())?;
+    op.index = slot(i.memory_index())?;
+    if op.base == ZERO_SLOT && op.index == ZERO_SLOT && i.memory_displ_size() != 4 {
+        return None;
+    }
+    op.disp = i.memory_displacement32().cast_signed();
+    let segment = match i.segment_prefix() {
+        Register::None => ZERO_SLOT,
+        Register::FS => plain_base_slot(false),
+        Register::GS => plain_base_slot(true),
+        // The handlers take DS or SS by the base register.
+        _ => return None,
+    };
+    op.scale = i.memory_index_scale().trailing_zeros() as u8 | segment << 2;
+    Some(if segment == ZERO_SLOT { s::FLAT } else { s::FLAT_FULL })
 }
 
 fn is_memory(i: &Instruction, n: u32) -> bool {
@@ -190,27 +248,32 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
         | Mnemonic::Test => alu(cpu, i, op),
         Mnemonic::Mov => mov(cpu, i, op),
         Mnemonic::Lea => {
-            let full = memory(cpu, i, op)?;
+            let kind = memory(cpu, i, op)?;
             if i.memory_segment() == Register::FS || i.memory_segment() == Register::GS {
                 return None;
             }
             op.a = register_offset(i.op0_register());
-            match (i.op0_register().size(), full) {
-                (8, false) => Some(s::lea::<false>),
-                (8, true) => Some(s::lea::<true>),
-                (4, false) => Some(s::lea32::<false>),
-                (4, true) => Some(s::lea32::<true>),
+            match (i.op0_register().size(), kind) {
+                (8, s::BASE) => Some(s::lea::<{ s::BASE }>),
+                (8, _) => Some(s::lea::<{ s::FULL }>),
+                (4, s::BASE) => Some(s::lea32::<{ s::BASE }>),
+                (4, _) => Some(s::lea32::<{ s::FULL }>),
                 _ => None,
             }
         }
         Mnemonic::Movzx | Mnemonic::Movsx | Mnemonic::Movsxd => extend(cpu, i, op),
         Mnemonic::Inc | Mnemonic::Dec | Mnemonic::Neg | Mnemonic::Not => {
             if is_memory(i, 0) {
-                memory(cpu, i, op)?;
-                let size = i.memory_size().size();
-                return match i.mnemonic() {
-                    Mnemonic::Inc => Some(sized_memory!(size, true, increment_m)),
-                    Mnemonic::Dec => Some(sized_memory!(size, false, increment_m)),
+                let kind = memory(cpu, i, op)?;
+                return match (i.mnemonic(), i.memory_size().size()) {
+                    (Mnemonic::Inc, 1) => Some(full!(kind, increment_m, u8, true)),
+                    (Mnemonic::Inc, 2) => Some(full!(kind, increment_m, u16, true)),
+                    (Mnemonic::Inc, 4) => Some(full!(kind, increment_m, u32, true)),
+                    (Mnemonic::Inc, _) => Some(full!(kind, increment_m, u64, true)),
+                    (Mnemonic::Dec, 1) => Some(full!(kind, increment_m, u8, false)),
+                    (Mnemonic::Dec, 2) => Some(full!(kind, increment_m, u16, false)),
+                    (Mnemonic::Dec, 4) => Some(full!(kind, increment_m, u32, false)),
+                    (Mnemonic::Dec, _) => Some(full!(kind, increment_m, u64, false)),
                     _ => None,
                 };
             }
@@ -233,8 +296,8 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
                 return None;
             }
             if is_memory(i, 0) {
-                memory(cpu, i, op)?;
-                return Some(if size == 4 { s::mul_m::<u32, true> } else { s::mul_m::<u64, true> });
+                let kind = memory(cpu, i, op)?;
+                return Some(if size == 4 { full!(kind, mul_m, u32) } else { full!(kind, mul_m, u64) });
             }
             op.a = register_offset(i.op0_register());
             Some(if size == 4 { s::mul_r::<u32> } else { s::mul_r::<u64> })
@@ -261,6 +324,7 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
         Mnemonic::Cqo => Some(s::sign_to_rdx::<u64>),
         Mnemonic::Rol => rotate::<true>(i, op),
         Mnemonic::Ror => rotate::<false>(i, op),
+        _ if cpu.flat => flat_code(cpu, i, op),
         _ if cpu.is_long() => long_mode(cpu, i, op).or_else(|| packed::select(cpu, i, op)),
         _ => match condition(i) {
             Some(_) => conditional(cpu, i, op),
@@ -271,51 +335,79 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
 
 /// Stack and control instructions of 64-bit mode.
 fn long_mode(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
-    if i.is_stack_instruction() {
-        // What a fault has to know of the access to the stack.
-        (op.base, op.scale) = (4, ZERO_SLOT << 2);
-    }
     match i.code() {
-        Code::Push_r64 => {
-            op.a = register_offset(i.op0_register());
-            Some(s::push_r::<true>)
+        Code::Push_r64 => stacked_register(i, op, s::push_r::<u64, true>),
+        Code::Pushq_imm8 | Code::Pushq_imm32 => stacked_immediate(i, op, s::push_i::<u64, true>),
+        Code::Push_rm64 if is_memory(i, 0) => {
+            memory(cpu, i, op).map(|_| s::push_m::<u64, { s::FULL }, true> as Handler)
         }
-        Code::Pushq_imm8 | Code::Pushq_imm32 => {
-            op.imm = i.immediate(0);
-            Some(s::push_i::<true>)
-        }
-        Code::Push_rm64 if is_memory(i, 0) => memory(cpu, i, op).map(|_| s::push_m::<true> as Handler),
-        Code::Pop_r64 => {
-            op.a = register_offset(i.op0_register());
-            Some(s::pop_r::<true>)
-        }
+        Code::Pop_r64 => stacked_register(i, op, s::pop_r::<u64, true>),
         Code::Cli => Some(s::cli),
-        Code::Sti => Some(s::sti),
-        Code::Leaveq => Some(s::leave::<true>),
-        Code::Retnq => Some(s::ret::<true>),
-        Code::Retnq_imm16 => {
-            op.imm = i.immediate16().into();
-            Some(s::ret::<true>)
+        Code::Sti => Some(s::sti::<false>),
+        Code::Leaveq => stacked(op, s::leave::<u64, true>),
+        Code::Retnq => stacked(op, s::ret::<u64, true>),
+        Code::Retnq_imm16 => stacked_immediate(i, op, s::ret::<u64, true>),
+        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => to_target(i, op, s::jmp::<false>),
+        Code::Call_rel32_64 => stacked(op, s::call::<u64, true>).and_then(|call| to_target(i, op, call)),
+        Code::Call_rm64 if is_memory(i, 0) => {
+            memory(cpu, i, op).map(|_| s::call_m::<u64, { s::FULL }, true> as Handler)
         }
-        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => {
-            op.imm = i.near_branch64();
-            Some(s::jmp)
+        Code::Call_rm64 => stacked_register(i, op, s::call_r::<u64, true>),
+        Code::Jmp_rm64 if is_memory(i, 0) => {
+            memory(cpu, i, op).map(|_| s::jmp_m::<u64, { s::FULL }, true> as Handler)
         }
-        Code::Call_rel32_64 => {
-            op.imm = i.near_branch64();
-            Some(s::call::<true>)
-        }
-        Code::Call_rm64 | Code::Jmp_rm64 => {
-            let calls = i.code() == Code::Call_rm64;
-            if is_memory(i, 0) {
-                memory(cpu, i, op)?;
-                return Some(if calls { s::call_m::<true> } else { s::jmp_m::<true> });
-            }
-            op.a = register_offset(i.op0_register());
-            Some(if calls { s::call_r::<true> } else { s::jmp_r })
-        }
+        Code::Jmp_rm64 => stacked_register(i, op, s::jmp_r::<u64>),
         _ => conditional(cpu, i, op),
     }
+}
+
+/// Stack and control instructions of flat 32-bit code.
+fn flat_code(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
+    match i.code() {
+        Code::Push_r32 => stacked_register(i, op, s::push_r::<u32, true>),
+        Code::Pushd_imm8 | Code::Pushd_imm32 => stacked_immediate(i, op, s::push_i::<u32, true>),
+        Code::Push_rm32 if is_memory(i, 0) => {
+            memory(cpu, i, op).map(|_| s::push_m::<u32, { s::FLAT_FULL }, true> as Handler)
+        }
+        Code::Pop_r32 => stacked_register(i, op, s::pop_r::<u32, true>),
+        Code::Cli => Some(s::cli),
+        Code::Sti => Some(s::sti::<false>),
+        Code::Leaved => stacked(op, s::leave::<u32, true>),
+        Code::Retnd => stacked(op, s::ret::<u32, true>),
+        Code::Retnd_imm16 => stacked_immediate(i, op, s::ret::<u32, true>),
+        Code::Jmp_rel8_32 | Code::Jmp_rel32_32 => to_target(i, op, s::jmp::<true>),
+        Code::Call_rel32_32 => stacked(op, s::call::<u32, true>).and_then(|call| to_target(i, op, call)),
+        Code::Call_rm32 if is_memory(i, 0) => {
+            memory(cpu, i, op).map(|_| s::call_m::<u32, { s::FLAT_FULL }, true> as Handler)
+        }
+        Code::Call_rm32 => stacked_register(i, op, s::call_r::<u32, true>),
+        Code::Jmp_rm32 if is_memory(i, 0) => {
+            memory(cpu, i, op).map(|_| s::jmp_m::<u32, { s::FLAT_FULL }, true> as Handler)
+        }
+        Code::Jmp_rm32 => stacked_register(i, op, s::jmp_r::<u32>),
+        _ => conditional(cpu, i, op),
+    }
+}
+
+/// Notes what a fault has to know of an access to the stack.
+fn stacked(op: &mut Op, handler: Handler) -> Option<Handler> {
+    (op.base, op.scale) = (4, ZERO_SLOT << 2);
+    Some(handler)
+}
+
+fn stacked_register(i: &Instruction, op: &mut Op, handler: Handler) -> Option<Handler> {
+    op.a = register_offset(i.op0_register());
+    stacked(op, handler)
+}
+
+fn stacked_immediate(i: &Instruction, op: &mut Op, handler: Handler) -> Option<Handler> {
+    op.imm = i.immediate(0);
+    stacked(op, handler)
+}
+
+fn to_target(i: &Instruction, op: &mut Op, handler: Handler) -> Option<Handler> {
+    op.imm = i.near_branch64();
+    Some(handler)
 }
 
 fn conditional(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
@@ -327,13 +419,13 @@ fn conditional(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
                 return None;
             }
             op.imm = i.near_branch64();
-            Some(by_condition!(code, jcc))
+            Some(if cpu.flat { by_condition!(code, jcc, true) } else { by_condition!(code, jcc, false) })
         }
         Conditional::Set => {
             if is_memory(i, 0) {
-                memory(cpu, i, op)?;
+                let kind = memory(cpu, i, op)?;
                 op.b = code;
-                return Some(s::setcc_m::<true>);
+                return Some(full!(kind, setcc_m));
             }
             op.a = register_offset(register(i, 0)?);
             op.index = code;
@@ -343,12 +435,12 @@ fn conditional(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
             let a = register(i, 0)?;
             op.a = register_offset(a);
             if is_memory(i, 1) {
-                memory(cpu, i, op)?;
+                let kind = memory(cpu, i, op)?;
                 op.b = code;
                 return match a.size() {
-                    2 => Some(s::cmov_rm::<u16, true>),
-                    4 => Some(s::cmov_rm::<u32, true>),
-                    _ => Some(s::cmov_rm::<u64, true>),
+                    2 => Some(full!(kind, cmov_rm, u16)),
+                    4 => Some(full!(kind, cmov_rm, u32)),
+                    _ => Some(full!(kind, cmov_rm, u64)),
                 };
             }
             op.b = register_offset(register(i, 1)?);
@@ -374,17 +466,17 @@ fn alu(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
             op.imm = i.immediate(1);
             return Some(with_operation!(mnemonic, O => sized!(size, alu_ri, O)));
         }
-        let full = memory(cpu, i, op)?;
-        return Some(with_operation!(mnemonic, O => sized_memory!(size, full, alu_rm, O)));
+        let kind = memory(cpu, i, op)?;
+        return Some(with_operation!(mnemonic, O => sized_memory!(size, kind, alu_rm, O)));
     }
-    let full = memory(cpu, i, op)?;
+    let kind = memory(cpu, i, op)?;
     let size = i.memory_size().size();
     if let Some(b) = register(i, 1) {
         op.b = register_offset(b);
-        return Some(with_operation!(mnemonic, O => sized_memory!(size, full, alu_mr, O)));
+        return Some(with_operation!(mnemonic, O => sized_memory!(size, kind, alu_mr, O)));
     }
     op.imm = i.immediate(1);
-    Some(with_operation!(mnemonic, O => sized_memory!(size, full, alu_mi, O)))
+    Some(with_operation!(mnemonic, O => sized_memory!(size, kind, alu_mi, O)))
 }
 
 fn mov(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
@@ -402,21 +494,21 @@ fn mov(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
         if !is_memory(i, 1) {
             return None;
         }
-        let full = memory(cpu, i, op)?;
-        return Some(sized_memory!(size, full, mov_rm));
+        let kind = memory(cpu, i, op)?;
+        return Some(sized_memory!(size, kind, mov_rm));
     }
     if !is_memory(i, 0) {
         return None;
     }
     if is_immediate(i, 1) {
-        let full = memory(cpu, i, op)?;
+        let kind = memory(cpu, i, op)?;
         op.imm = i.immediate(1);
-        return Some(sized_memory!(i.memory_size().size(), full, mov_mi));
+        return Some(sized_memory!(i.memory_size().size(), kind, mov_mi));
     }
     let b = register(i, 1)?;
-    let full = memory(cpu, i, op)?;
+    let kind = memory(cpu, i, op)?;
     op.b = register_offset(b);
-    Some(sized_memory!(b.size(), full, mov_mr))
+    Some(sized_memory!(b.size(), kind, mov_mr))
 }
 
 fn extend(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
@@ -437,15 +529,15 @@ fn extend(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
             _ => None,
         };
     }
-    memory(cpu, i, op)?;
+    let kind = memory(cpu, i, op)?;
     match (i.memory_size().size(), destination.size(), signed) {
-        (1, 4 | 8, false) => Some(s::extend_rm::<u8, u64, false, true>),
-        (2, 4 | 8, false) => Some(s::extend_rm::<u16, u64, false, true>),
-        (1, 4, true) => Some(s::extend_rm::<u8, u32, true, true>),
-        (1, 8, true) => Some(s::extend_rm::<u8, u64, true, true>),
-        (2, 4, true) => Some(s::extend_rm::<u16, u32, true, true>),
-        (2, 8, true) => Some(s::extend_rm::<u16, u64, true, true>),
-        (4, 8, true) => Some(s::extend_rm::<u32, u64, true, true>),
+        (1, 4 | 8, false) => Some(full!(kind, extend_rm, u8, u64, false)),
+        (2, 4 | 8, false) => Some(full!(kind, extend_rm, u16, u64, false)),
+        (1, 4, true) => Some(full!(kind, extend_rm, u8, u32, true)),
+        (1, 8, true) => Some(full!(kind, extend_rm, u8, u64, true)),
+        (2, 4, true) => Some(full!(kind, extend_rm, u16, u32, true)),
+        (2, 8, true) => Some(full!(kind, extend_rm, u16, u64, true)),
+        (4, 8, true) => Some(full!(kind, extend_rm, u32, u64, true)),
         _ => None,
     }
 }
@@ -464,12 +556,12 @@ fn shift<const K: u8>(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler
         if by_cl {
             return None;
         }
-        memory(cpu, i, op)?;
+        let kind = memory(cpu, i, op)?;
         return Some(match size {
-            1 => s::shift_mi::<K, u8, true>,
-            2 => s::shift_mi::<K, u16, true>,
-            4 => s::shift_mi::<K, u32, true>,
-            _ => s::shift_mi::<K, u64, true>,
+            1 => full!(kind, shift_mi, K, u8),
+            2 => full!(kind, shift_mi, K, u16),
+            4 => full!(kind, shift_mi, K, u32),
+            _ => full!(kind, shift_mi, K, u64),
         });
     }
     op.a = register_offset(register(i, 0)?);
@@ -510,11 +602,11 @@ fn bit<const K: u8>(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> 
         if K != 0 || !immediate {
             return None;
         }
-        memory(cpu, i, op)?;
+        let kind = memory(cpu, i, op)?;
         return match size {
-            2 => Some(s::bit_mi::<u16, true>),
-            4 => Some(s::bit_mi::<u32, true>),
-            _ => Some(s::bit_mi::<u64, true>),
+            2 => Some(full!(kind, bit_mi, u16)),
+            4 => Some(full!(kind, bit_mi, u32)),
+            _ => Some(full!(kind, bit_mi, u64)),
         };
     }
     op.a = register_offset(register(i, 0)?);
@@ -547,10 +639,14 @@ fn imul(i: &Instruction, op: &mut Op) -> Option<Handler> {
     }
 }
 
+/// The handler of an STI that ends a block, where STI has a handler of its own.
+pub const LAST_STI: Handler = s::sti::<true>;
+
 /// Joins a CMP or TEST of registers of 32 or 64 bits with the Jcc that follows; `first` is the operation
 /// of the former, and gets the fields of the latter.
-pub fn fuse(first: &mut Op, i: &Instruction, jump: &Instruction) -> Option<Handler> {
-    let (Some((Conditional::Jump, code)), OpKind::NearBranch64) = (condition(jump), jump.op0_kind()) else {
+pub fn fuse(first: &mut Op, i: &Instruction, jump: &Instruction, flat: bool) -> Option<Handler> {
+    let near = if flat { OpKind::NearBranch32 } else { OpKind::NearBranch64 };
+    let Some((Conditional::Jump, code)) = condition(jump).filter(|_| jump.op0_kind() == near) else {
         return None;
     };
     let a = register(i, 0)?;
@@ -560,16 +656,10 @@ pub fn fuse(first: &mut Op, i: &Instruction, jump: &Instruction) -> Option<Handl
     } else {
         register(i, 1)?;
     }
-    let handler: Handler = match (i.mnemonic(), a.size(), immediate) {
-        (Mnemonic::Cmp, 4, false) => by_condition!(code, compare_jcc, Cmp, u32, false),
-        (Mnemonic::Cmp, 8, false) => by_condition!(code, compare_jcc, Cmp, u64, false),
-        (Mnemonic::Cmp, 4, true) => by_condition!(code, compare_jcc, Cmp, u32, true),
-        (Mnemonic::Cmp, 8, true) => by_condition!(code, compare_jcc, Cmp, u64, true),
-        (Mnemonic::Test, 4, false) => by_condition!(code, compare_jcc, Test, u32, false),
-        (Mnemonic::Test, 8, false) => by_condition!(code, compare_jcc, Test, u64, false),
-        (Mnemonic::Test, 1, false) => by_condition!(code, compare_jcc, Test, u8, false),
-        (Mnemonic::Cmp, 1, true) => by_condition!(code, compare_jcc, Cmp, u8, true),
-        _ => return None,
+    let handler = if flat {
+        compare_and_jump!(true, i.mnemonic(), a.size(), immediate, code)
+    } else {
+        compare_and_jump!(false, i.mnemonic(), a.size(), immediate, code)
     };
     first.imm = jump.near_branch64();
     first.len += jump.len() as u8;

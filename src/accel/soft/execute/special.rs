@@ -1,17 +1,22 @@
-//! Specialised handlers: 64-bit mode's common shapes, and register forms of every mode.
+//! Specialised handlers: the common shapes of 64-bit mode and of flat 32-bit code, and register forms of every
+//! mode.
 //!
 //! Fields of an operation: `a` is the first operand's register, `b` the second's, `imm` an immediate
 //! or a branch target, and `base`, `index`, `scale`, `disp` the address.
 
 use super::fast::{LEAVE, aborted, branch, go_again, go_back, stopped};
 use super::{Alu, ShiftKind};
+use crate::accel::soft::abort::Exec;
 use crate::accel::soft::flags::{kind, rflags};
 use crate::accel::soft::integer::Int;
 use crate::accel::soft::op::{Handler, Next, Op};
-use crate::accel::soft::state::Cpu;
+use crate::accel::soft::returns;
+use crate::accel::soft::state::{Cpu, NOT_PLAIN, plain_base_slot, seg};
 
-/// Byte offset of RSP in the general registers.
+/// Number of RSP.
 const RSP: usize = 4;
+const FS_SLOT: u8 = plain_base_slot(false);
+const GS_SLOT: u8 = plain_base_slot(true);
 
 impl Cpu {
     /// A 64-bit field of `Cpu` by its index: a general register, a segment's base, 0 or the page's base.
@@ -23,15 +28,108 @@ impl Cpu {
     }
 }
 
-/// The address of an operation's memory operand; `FULL` with index and segment base.
+/// How an operation's memory operand is addressed: base and displacement in 64-bit mode.
+pub const BASE: u8 = 0;
+/// As `BASE`, with index and the segment's base.
+pub const FULL: u8 = 1;
+/// Base, index and displacement of flat 32-bit code.
+pub const FLAT: u8 = 2;
+/// As `FLAT`, with the base of FS or GS, or `ZERO_SLOT`.
+pub const FLAT_FULL: u8 = 3;
+
+/// The linear address of `bytes` bytes of an operation's memory operand. In flat 32-bit code it is one that no
+/// translation has if the segment does not simply allow the access.
 #[inline(always)]
-pub fn address<const FULL: bool>(cpu: &Cpu, op: &Op) -> u64 {
+pub fn address<const KIND: u8>(cpu: &Cpu, op: &Op, bytes: u64) -> u64 {
     let mut address = cpu.slot(op.base).wrapping_add(i64::from(op.disp) as u64);
-    if FULL {
-        address =
-            address.wrapping_add(cpu.slot(op.index) << (op.scale & 3)).wrapping_add(cpu.slot(op.scale >> 2));
+    if KIND != BASE {
+        address = address.wrapping_add(cpu.slot(op.index) << (op.scale & 3));
     }
-    address
+    match KIND {
+        BASE => address,
+        FULL => address.wrapping_add(cpu.slot(op.scale >> 2)),
+        FLAT => address & 0xffff_ffff,
+        _ => {
+            let (offset, base) = (address & 0xffff_ffff, cpu.slot(op.scale >> 2));
+            // The last byte's offset may lie beyond the segment's limit.
+            let beyond = (offset + (bytes - 1)) >> 32 << 62;
+            (offset + base) & 0xffff_ffff | base & NOT_PLAIN | beyond
+        }
+    }
+}
+
+/// The address of a memory operand, for the handler that is `FAST` or for the other one, which has the segment's
+/// faults.
+#[inline(always)]
+pub fn place<const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op, bytes: u64, write: bool) -> Exec<u64> {
+    if FAST || KIND < FLAT { Ok(address::<KIND>(cpu, op, bytes)) } else { checked(cpu, op, bytes, write) }
+}
+
+#[cold]
+#[inline(never)]
+fn checked(cpu: &mut Cpu, op: &Op, bytes: u64, write: bool) -> Exec<u64> {
+    let index = cpu.slot(op.index) << (op.scale & 3);
+    let offset = cpu.slot(op.base).wrapping_add(i64::from(op.disp) as u64).wrapping_add(index);
+    let segment = match op.scale >> 2 {
+        FS_SLOT => seg::FS,
+        GS_SLOT => seg::GS,
+        _ if matches!(op.base, 4 | 5) => seg::SS,
+        _ => seg::DS,
+    };
+    cpu.linear(segment, offset, bytes, write)
+}
+
+impl Cpu {
+    #[inline(always)]
+    fn load_at<T: Int, const KIND: u8, const FAST: bool>(&mut self, op: &Op) -> Exec<T> {
+        match place::<KIND, FAST>(self, op, T::BYTES, false) {
+            Ok(la) => self.load_by::<T, FAST>(la),
+            Err(abort) => Err(abort),
+        }
+    }
+
+    #[inline(always)]
+    fn store_at<T: Int, const KIND: u8, const FAST: bool>(&mut self, op: &Op, value: T) -> Exec {
+        match place::<KIND, FAST>(self, op, T::BYTES, true) {
+            Ok(la) => self.store_by::<T, FAST>(la, value),
+            Err(abort) => Err(abort),
+        }
+    }
+
+    #[inline(always)]
+    fn modify_at<T: Int, const KIND: u8, const FAST: bool>(
+        &mut self,
+        op: &Op,
+        change: impl Fn(T) -> T,
+    ) -> Exec<(T, T)> {
+        match place::<KIND, FAST>(self, op, T::BYTES, true) {
+            Ok(la) => self.modify_by::<T, FAST>(la, change),
+            Err(abort) => Err(abort),
+        }
+    }
+
+    /// Loads from the stack: with 32 bits that of flat code.
+    #[inline(always)]
+    fn load_stacked<T: Int, const FAST: bool>(&mut self, rsp: u64) -> Exec<T> {
+        if !FAST && T::BYTES == 4 {
+            self.linear(seg::SS, rsp, T::BYTES, false)?;
+        }
+        self.load_by::<T, FAST>(rsp)
+    }
+
+    #[inline(always)]
+    fn store_stacked<T: Int, const FAST: bool>(&mut self, rsp: u64, value: T) -> Exec {
+        if !FAST && T::BYTES == 4 {
+            self.linear(seg::SS, rsp, T::BYTES, true)?;
+        }
+        self.store_by::<T, FAST>(rsp, value)
+    }
+}
+
+/// A stack or instruction pointer of the width of `T`: 64-bit mode or flat 32-bit code.
+#[inline(always)]
+fn narrow<T: Int>(pointer: u64) -> u64 {
+    if T::BYTES == 4 { pointer & 0xffff_ffff } else { pointer }
 }
 
 /// Goes on with the other handler of an operation. Kept apart, so that the compiler does not join the two.
@@ -64,44 +162,31 @@ pub fn mov_ri<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next(cpu)
 }
 
-pub fn mov_rm<T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let value: T =
-        access!(cpu, op, FAST, mov_rm::<T, FULL, false>, cpu.load_by::<_, FAST>(address::<FULL>(cpu, op)));
+pub fn mov_rm<T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let value: T = access!(cpu, op, FAST, mov_rm::<T, KIND, false>, cpu.load_at::<_, KIND, FAST>(op));
     cpu.set_reg(op.a, value);
     op.next(cpu)
 }
 
-pub fn mov_mr<T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn mov_mr<T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let value: T = cpu.reg(op.b);
-    access!(
-        cpu,
-        op,
-        FAST,
-        mov_mr::<T, FULL, false>,
-        cpu.store_by::<_, FAST>(address::<FULL>(cpu, op), value)
-    );
+    access!(cpu, op, FAST, mov_mr::<T, KIND, false>, cpu.store_at::<_, KIND, FAST>(op, value));
     op.next(cpu)
 }
 
-pub fn mov_mi<T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    access!(
-        cpu,
-        op,
-        FAST,
-        mov_mi::<T, FULL, false>,
-        cpu.store_by::<_, FAST>(address::<FULL>(cpu, op), T::from_u64(op.imm))
-    );
+pub fn mov_mi<T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    access!(cpu, op, FAST, mov_mi::<T, KIND, false>, cpu.store_at::<_, KIND, FAST>(op, T::from_u64(op.imm)));
     op.next(cpu)
 }
 
-pub fn lea<const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let address = address::<FULL>(cpu, op);
+pub fn lea<const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Next {
+    let address = address::<KIND>(cpu, op, 1);
     cpu.set_reg(op.a, address);
     op.next(cpu)
 }
 
-pub fn lea32<const FULL: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let address = address::<FULL>(cpu, op);
+pub fn lea32<const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Next {
+    let address = address::<KIND>(cpu, op, 1);
     cpu.set_reg(op.a, address as u32);
     op.next(cpu)
 }
@@ -117,14 +202,12 @@ pub fn extend_rr<S: Int, D: Int, const SIGNED: bool>(cpu: &mut Cpu, op: &Op) -> 
     op.next(cpu)
 }
 
-pub fn extend_rm<S: Int, D: Int, const SIGNED: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let value: S = access!(
-        cpu,
-        op,
-        FAST,
-        extend_rm::<S, D, SIGNED, false>,
-        cpu.load_by::<_, FAST>(address::<true>(cpu, op))
-    );
+pub fn extend_rm<S: Int, D: Int, const SIGNED: bool, const KIND: u8, const FAST: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Next {
+    let value: S =
+        access!(cpu, op, FAST, extend_rm::<S, D, SIGNED, KIND, false>, cpu.load_at::<_, KIND, FAST>(op));
     cpu.set_reg(op.a, extended::<S, D, SIGNED>(value));
     op.next(cpu)
 }
@@ -156,9 +239,8 @@ pub fn alu_ri<O: Alu, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next(cpu)
 }
 
-pub fn alu_rm<O: Alu, T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let b: T =
-        access!(cpu, op, FAST, alu_rm::<O, T, FULL, false>, cpu.load_by::<_, FAST>(address::<FULL>(cpu, op)));
+pub fn alu_rm<O: Alu, T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let b: T = access!(cpu, op, FAST, alu_rm::<O, T, KIND, false>, cpu.load_at::<_, KIND, FAST>(op));
     let a: T = cpu.reg(op.a);
     let result = compute::<O, T>(cpu, a, b);
     if O::WRITES {
@@ -168,32 +250,31 @@ pub fn alu_rm<O: Alu, T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu,
 }
 
 #[inline(always)]
-fn alu_memory<O: Alu, T: Int, const FULL: bool, const FAST: bool>(
+fn alu_memory<O: Alu, T: Int, const KIND: u8, const FAST: bool>(
     cpu: &mut Cpu,
     op: &Op,
     b: T,
     slow: Handler,
 ) -> Next {
-    let la = address::<FULL>(cpu, op);
     if !O::WRITES {
-        let a: T = access!(cpu, op, FAST, slow, cpu.load_by::<_, FAST>(la));
+        let a: T = access!(cpu, op, FAST, slow, cpu.load_at::<_, KIND, FAST>(op));
         compute::<O, T>(cpu, a, b);
         return op.next(cpu);
     }
     let carry = O::CARRY && cpu.lazy.carry();
     let change = |a| O::result(a, b, carry);
-    let (_, result) = access!(cpu, op, FAST, slow, cpu.modify_by::<T, FAST>(la, change));
+    let (_, result) = access!(cpu, op, FAST, slow, cpu.modify_at::<T, KIND, FAST>(op, change));
     O::flags(cpu, b, result, carry);
     op.next(cpu)
 }
 
-pub fn alu_mr<O: Alu, T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn alu_mr<O: Alu, T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let b: T = cpu.reg(op.b);
-    alu_memory::<O, T, FULL, FAST>(cpu, op, b, alu_mr::<O, T, FULL, false>)
+    alu_memory::<O, T, KIND, FAST>(cpu, op, b, alu_mr::<O, T, KIND, false>)
 }
 
-pub fn alu_mi<O: Alu, T: Int, const FULL: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    alu_memory::<O, T, FULL, FAST>(cpu, op, T::from_u64(op.imm), alu_mi::<O, T, FULL, false>)
+pub fn alu_mi<O: Alu, T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    alu_memory::<O, T, KIND, FAST>(cpu, op, T::from_u64(op.imm), alu_mi::<O, T, KIND, false>)
 }
 
 /// INC, or DEC with `UP` false.
@@ -208,11 +289,10 @@ pub fn increment_r<const UP: bool, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
 }
 
 /// INC of memory, or DEC with `UP` false.
-pub fn increment_m<T: Int, const UP: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let la = address::<true>(cpu, op);
+pub fn increment_m<T: Int, const UP: bool, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let change = |old: T| T::from_u64(old.to_u64().wrapping_add(if UP { 1 } else { u64::MAX }));
-    let slow = increment_m::<T, UP, false>;
-    let (_, new) = access!(cpu, op, FAST, slow, cpu.modify_by::<T, FAST>(la, change));
+    let slow = increment_m::<T, UP, KIND, false>;
+    let (_, new) = access!(cpu, op, FAST, slow, cpu.modify_at::<T, KIND, FAST>(op, change));
     let carry = T::from_u64(u64::from(cpu.lazy.carry()) * rflags::CF);
     cpu.set_lazy(if UP { kind::INC } else { kind::DEC }, new, carry);
     op.next(cpu)
@@ -280,12 +360,11 @@ pub fn shift_rc<T: Int, const K: u8>(cpu: &mut Cpu, op: &Op) -> Next {
 }
 
 /// Memory by an immediate from 1 to the operand's bits less 1.
-pub fn shift_mi<const K: u8, T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let la = address::<true>(cpu, op);
+pub fn shift_mi<const K: u8, T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let count = op.imm as u32;
     let change = |a: T| shifted::<T, K>(a, count).0;
-    let slow = shift_mi::<K, T, false>;
-    let (old, _) = access!(cpu, op, FAST, slow, cpu.modify_by::<T, FAST>(la, change));
+    let slow = shift_mi::<K, T, KIND, false>;
+    let (old, _) = access!(cpu, op, FAST, slow, cpu.modify_at::<T, KIND, FAST>(op, change));
     let (result, carry, overflow) = shifted::<T, K>(old, count);
     cpu.set_shifted(result, carry, overflow);
     op.next(cpu)
@@ -324,8 +403,8 @@ pub fn mul_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
     op.next(cpu)
 }
 
-pub fn mul_m<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let b: T = access!(cpu, op, FAST, mul_m::<T, false>, cpu.load_by::<_, FAST>(address::<true>(cpu, op)));
+pub fn mul_m<T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let b: T = access!(cpu, op, FAST, mul_m::<T, KIND, false>, cpu.load_at::<_, KIND, FAST>(op));
     let a: T = cpu.reg(0);
     let product = u128::from(a.to_u64()) * u128::from(b.to_u64());
     multiplied::<T>(cpu, product);
@@ -357,19 +436,17 @@ pub fn cmov_rr<T: Int, const CC: u8>(cpu: &mut Cpu, op: &Op) -> Next {
 }
 
 /// CMOVcc from memory, with the condition in `b`; the load takes place in any case.
-pub fn cmov_rm<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let la = address::<true>(cpu, op);
-    let source: T = access!(cpu, op, FAST, cmov_rm::<T, false>, cpu.load_by::<_, FAST>(la));
+pub fn cmov_rm<T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let source: T = access!(cpu, op, FAST, cmov_rm::<T, KIND, false>, cpu.load_at::<_, KIND, FAST>(op));
     let value = if cpu.lazy.condition(op.b) { source } else { cpu.reg(op.a) };
     cpu.set_reg(op.a, value);
     op.next(cpu)
 }
 
 /// SETcc of memory, with the condition in `b`.
-pub fn setcc_m<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let la = address::<true>(cpu, op);
+pub fn setcc_m<const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     let value = u8::from(cpu.lazy.condition(op.b));
-    access!(cpu, op, FAST, setcc_m::<false>, cpu.store_by::<_, FAST>(la, value));
+    access!(cpu, op, FAST, setcc_m::<KIND, false>, cpu.store_at::<_, KIND, FAST>(op, value));
     op.next(cpu)
 }
 
@@ -425,9 +502,8 @@ pub fn bit_rr<const K: u8, T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
 }
 
 /// BT of memory by an immediate.
-pub fn bit_mi<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let la = address::<true>(cpu, op);
-    let a: T = access!(cpu, op, FAST, bit_mi::<T, false>, cpu.load_by::<_, FAST>(la));
+pub fn bit_mi<T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let a: T = access!(cpu, op, FAST, bit_mi::<T, KIND, false>, cpu.load_at::<_, KIND, FAST>(op));
     cpu.set_carry(a.to_u64() >> op.imm & 1 != 0);
     op.next(cpu)
 }
@@ -440,77 +516,98 @@ pub fn sign_to_rdx<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
 }
 
 #[inline(always)]
-fn pushed<const FAST: bool>(cpu: &mut Cpu, op: &Op, value: u64, slow: Handler) -> Next {
-    let rsp = cpu.gpr[RSP].wrapping_sub(8);
-    access!(cpu, op, FAST, slow, cpu.store_by::<_, FAST>(rsp, value));
+fn pushed<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op, value: T, slow: Handler) -> Next {
+    let rsp = narrow::<T>(cpu.gpr[RSP].wrapping_sub(T::BYTES));
+    access!(cpu, op, FAST, slow, cpu.store_stacked::<T, FAST>(rsp, value));
     cpu.gpr[RSP] = rsp;
     op.next(cpu)
 }
 
-pub fn push_r<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let value = cpu.reg(op.a);
-    pushed::<FAST>(cpu, op, value, push_r::<false>)
+/// PUSH of a register: like all that follows with the stack's width `T`, 64 or 32 bits.
+pub fn push_r<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let value: T = cpu.reg(op.a);
+    pushed::<T, FAST>(cpu, op, value, push_r::<T, false>)
 }
 
-pub fn push_i<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    pushed::<FAST>(cpu, op, op.imm, push_i::<false>)
+pub fn push_i<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    pushed::<T, FAST>(cpu, op, T::from_u64(op.imm), push_i::<T, false>)
 }
 
-pub fn push_m<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let la = address::<true>(cpu, op);
-    let value = access!(cpu, op, FAST, push_m::<false>, cpu.load_by::<_, FAST>(la));
-    pushed::<FAST>(cpu, op, value, push_m::<false>)
+pub fn push_m<T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let value: T = access!(cpu, op, FAST, push_m::<T, KIND, false>, cpu.load_at::<_, KIND, FAST>(op));
+    pushed::<T, FAST>(cpu, op, value, push_m::<T, KIND, false>)
 }
 
-pub fn pop_r<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let rsp = cpu.gpr[RSP];
-    let value: u64 = access!(cpu, op, FAST, pop_r::<false>, cpu.load_by::<_, FAST>(rsp));
-    cpu.gpr[RSP] = rsp.wrapping_add(8);
+pub fn pop_r<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let rsp = narrow::<T>(cpu.gpr[RSP]);
+    let value: T = access!(cpu, op, FAST, pop_r::<T, false>, cpu.load_stacked::<_, FAST>(rsp));
+    cpu.gpr[RSP] = narrow::<T>(rsp.wrapping_add(T::BYTES));
     cpu.set_reg(op.a, value);
     op.next(cpu)
 }
 
-pub fn leave<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let rbp = cpu.gpr[5];
-    let value: u64 = access!(cpu, op, FAST, leave::<false>, cpu.load_by::<_, FAST>(rbp));
-    cpu.gpr[RSP] = rbp.wrapping_add(8);
-    cpu.gpr[5] = value;
+pub fn leave<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let rbp = narrow::<T>(cpu.gpr[5]);
+    let value: T = access!(cpu, op, FAST, leave::<T, false>, cpu.load_stacked::<_, FAST>(rbp));
+    cpu.gpr[RSP] = narrow::<T>(rbp.wrapping_add(T::BYTES));
+    cpu.gpr[5] = value.to_u64();
     op.next(cpu)
 }
 
 /// JMP to `imm`.
-pub fn jmp(cpu: &mut Cpu, op: &Op) -> Next {
-    branch(cpu, op)
+pub fn jmp<const FLAT: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    branch::<FLAT>(cpu, op)
 }
 
 /// Jcc to `imm`.
-pub fn jcc<const CC: u8>(cpu: &mut Cpu, op: &Op) -> Next {
-    if cpu.lazy.condition(CC) { branch(cpu, op) } else { op.next(cpu) }
+pub fn jcc<const FLAT: bool, const CC: u8>(cpu: &mut Cpu, op: &Op) -> Next {
+    if cpu.lazy.condition(CC) { branch::<FLAT>(cpu, op) } else { op.next(cpu) }
 }
 
 /// CMP or TEST of a register with a register, or with `disp` if `IMM`, and the Jcc to `imm` behind it.
-pub fn compare_jcc<O: Alu, T: Int, const IMM: bool, const CC: u8>(cpu: &mut Cpu, op: &Op) -> Next {
+pub fn compare_jcc<const FLAT: bool, O: Alu, T: Int, const IMM: bool, const CC: u8>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Next {
     let a: T = cpu.reg(op.a);
     let b = if IMM { T::from_u64(i64::from(op.disp) as u64) } else { cpu.reg::<T>(op.b) };
     let result = O::result(a, b, false);
     O::flags(cpu, b, result, false);
     // The kind is a constant here, so the compiler leaves only the comparison.
-    if cpu.lazy.condition(CC) { branch(cpu, op) } else { op.next(cpu) }
+    if cpu.lazy.condition(CC) { branch::<FLAT>(cpu, op) } else { op.next(cpu) }
 }
 
-/// Near CALL to `imm`.
-pub fn call<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let back = cpu.page_base.wrapping_add(op.end());
-    let rsp = cpu.gpr[RSP].wrapping_sub(8);
-    access!(cpu, op, FAST, call::<false>, cpu.store_by::<_, FAST>(rsp, back));
-    cpu.gpr[RSP] = rsp;
+/// Notes where a call returns to.
+#[inline(always)]
+fn remember_call<T: Int>(cpu: &mut Cpu, op: &Op, back: u64) {
+    let back = if T::BYTES == 4 { back | returns::FLAT } else { back };
     cpu.returns.push(back, cpu.code_page, op.following());
-    branch(cpu, op)
 }
 
 #[inline(always)]
-fn is_canonical(address: u64) -> bool {
-    (address as i64) << 16 >> 16 == address as i64
+fn go_again_in<T: Int>(cpu: &mut Cpu, op: &Op, target: T) -> Next {
+    if T::BYTES == 4 {
+        go_again::<true>(cpu, op, target.to_u64())
+    } else {
+        go_again::<false>(cpu, op, target.to_u64())
+    }
+}
+
+/// Near CALL to `imm`.
+pub fn call<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let back = narrow::<T>(cpu.page_base.wrapping_add(op.end()));
+    let rsp = narrow::<T>(cpu.gpr[RSP].wrapping_sub(T::BYTES));
+    access!(cpu, op, FAST, call::<T, false>, cpu.store_stacked::<_, FAST>(rsp, T::from_u64(back)));
+    cpu.gpr[RSP] = rsp;
+    remember_call::<T>(cpu, op, back);
+    if T::BYTES == 4 { branch::<true>(cpu, op) } else { branch::<false>(cpu, op) }
+}
+
+/// Whether a branch may go to `address`: any in flat 32-bit code.
+#[inline(always)]
+fn is_target<T: Int>(address: T) -> bool {
+    let address = address.to_u64();
+    T::BYTES == 4 || (address as i64) << 16 >> 16 == address as i64
 }
 
 #[cold]
@@ -520,48 +617,51 @@ fn bad_target(cpu: &mut Cpu, op: &Op) -> Next {
 }
 
 /// Near RET, releasing `imm` bytes more.
-pub fn ret<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let rsp = cpu.gpr[RSP];
-    let target: u64 = access!(cpu, op, FAST, ret::<false>, cpu.load_by::<_, FAST>(rsp));
-    if !is_canonical(target) {
+pub fn ret<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let rsp = narrow::<T>(cpu.gpr[RSP]);
+    let target: T = access!(cpu, op, FAST, ret::<T, false>, cpu.load_stacked::<_, FAST>(rsp));
+    if !is_target(target) {
         return bad_target(cpu, op);
     }
-    cpu.gpr[RSP] = rsp.wrapping_add(8).wrapping_add(op.imm);
-    go_back(cpu, op, target)
+    cpu.gpr[RSP] = narrow::<T>(rsp.wrapping_add(T::BYTES).wrapping_add(op.imm));
+    if T::BYTES == 4 {
+        go_back::<true>(cpu, op, target.to_u64())
+    } else {
+        go_back::<false>(cpu, op, target.to_u64())
+    }
 }
 
 #[inline(always)]
-fn call_to<const FAST: bool>(cpu: &mut Cpu, op: &Op, target: u64, slow: Handler) -> Next {
-    if !is_canonical(target) {
+fn call_to<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op, target: T, slow: Handler) -> Next {
+    if !is_target(target) {
         return bad_target(cpu, op);
     }
-    let back = cpu.page_base.wrapping_add(op.end());
-    let rsp = cpu.gpr[RSP].wrapping_sub(8);
-    access!(cpu, op, FAST, slow, cpu.store_by::<_, FAST>(rsp, back));
+    let back = narrow::<T>(cpu.page_base.wrapping_add(op.end()));
+    let rsp = narrow::<T>(cpu.gpr[RSP].wrapping_sub(T::BYTES));
+    access!(cpu, op, FAST, slow, cpu.store_stacked::<_, FAST>(rsp, T::from_u64(back)));
     cpu.gpr[RSP] = rsp;
-    cpu.returns.push(back, cpu.code_page, op.following());
-    go_again(cpu, op, target)
+    remember_call::<T>(cpu, op, back);
+    go_again_in(cpu, op, target)
 }
 
-pub fn call_r<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let target = cpu.reg(op.a);
-    call_to::<FAST>(cpu, op, target, call_r::<false>)
+pub fn call_r<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let target: T = cpu.reg(op.a);
+    call_to::<T, FAST>(cpu, op, target, call_r::<T, false>)
 }
 
-pub fn call_m<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let la = address::<true>(cpu, op);
-    let target = access!(cpu, op, FAST, call_m::<false>, cpu.load_by::<_, FAST>(la));
-    call_to::<FAST>(cpu, op, target, call_m::<false>)
+pub fn call_m<T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let target: T = access!(cpu, op, FAST, call_m::<T, KIND, false>, cpu.load_at::<_, KIND, FAST>(op));
+    call_to::<T, FAST>(cpu, op, target, call_m::<T, KIND, false>)
 }
 
-pub fn jmp_r(cpu: &mut Cpu, op: &Op) -> Next {
-    let target = cpu.reg(op.a);
-    if is_canonical(target) { go_again(cpu, op, target) } else { bad_target(cpu, op) }
+pub fn jmp_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Next {
+    let target: T = cpu.reg(op.a);
+    if is_target(target) { go_again_in(cpu, op, target) } else { bad_target(cpu, op) }
 }
 
-pub fn jmp_m<const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
-    let target = access!(cpu, op, FAST, jmp_m::<false>, cpu.load_by::<_, FAST>(address::<true>(cpu, op)));
-    if is_canonical(target) { go_again(cpu, op, target) } else { bad_target(cpu, op) }
+pub fn jmp_m<T: Int, const KIND: u8, const FAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
+    let target: T = access!(cpu, op, FAST, jmp_m::<T, KIND, false>, cpu.load_at::<_, KIND, FAST>(op));
+    if is_target(target) { go_again_in(cpu, op, target) } else { bad_target(cpu, op) }
 }
 
 /// CLI.
@@ -580,8 +680,9 @@ fn not_allowed(cpu: &mut Cpu, op: &Op) -> Next {
     stopped(cpu, op)
 }
 
-/// STI: the block goes on unless an interrupt waits.
-pub fn sti(cpu: &mut Cpu, op: &Op) -> Next {
+/// STI: the block goes on unless an interrupt waits. As the `LAST` of a block it leaves in any case: an interrupt
+/// that comes between two blocks would come before the instruction behind the STI.
+pub fn sti<const LAST: bool>(cpu: &mut Cpu, op: &Op) -> Next {
     if cpu.cpl > cpu.iopl() {
         return not_allowed(cpu, op);
     }
@@ -589,9 +690,9 @@ pub fn sti(cpu: &mut Cpu, op: &Op) -> Next {
         return op.next(cpu);
     }
     cpu.rflags_rest |= rflags::IF;
-    if cpu.interrupt_waiting || cpu.pending.load(std::sync::atomic::Ordering::Relaxed) != 0 {
+    if LAST || cpu.interrupt_waiting || cpu.pending.load(std::sync::atomic::Ordering::Relaxed) != 0 {
         cpu.interrupt_shadow = true;
-        cpu.rip = cpu.page_base.wrapping_add(op.end());
+        cpu.rip = cpu.wrap_rip(cpu.page_base.wrapping_add(op.end()));
         return LEAVE;
     }
     op.next(cpu)

@@ -8,6 +8,7 @@ use super::super::abort::Exec;
 use super::super::mmu::MAXPHYADDR;
 use super::super::state::{Cpu, Mode, cr0, cr4, efer, seg};
 use super::descriptor::system;
+use super::invpcid::PCID;
 use super::operand;
 
 /// Every bit of CR0 that exists.
@@ -35,12 +36,16 @@ pub const CR4_ALL: u64 = cr4::TSD
     | cr4::OSXMMEXCPT
     | cr4::UMIP
     | cr4::FSGSBASE
+    | cr4::PCIDE
     | cr4::OSXSAVE
     | cr4::SMEP
-    | cr4::SMAP;
+    | cr4::SMAP
+    | cr4::PKE
+    | cr4::PKS;
 
 /// Bits of CR4 whose change makes translations stale.
-const CR4_TRANSLATION: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP | cr4::SMAP;
+const CR4_TRANSLATION: u64 =
+    cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::PKE | cr4::PKS;
 
 /// Reserved bits of a page-directory-pointer entry in PAE paging.
 const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << MAXPHYADDR) - 1);
@@ -97,7 +102,7 @@ pub fn write_cr0(cpu: &mut Cpu, value: u64) -> Exec {
     let mut lma = cpu.efer & efer::LMA;
     if changed & cr0::PG != 0 {
         if value & cr0::PG == 0 {
-            if cpu.mode == Mode::Long {
+            if cpu.mode == Mode::Long || cpu.cr4 & cr4::PCIDE != 0 {
                 return cpu.general_protection();
             }
             lma = 0;
@@ -136,11 +141,12 @@ fn is_pae_paging(cpu: &Cpu) -> bool {
     cpu.cr0 & cr0::PG != 0 && cpu.cr4 & cr4::PAE != 0 && !cpu.long_mode_active()
 }
 
-/// Sets CR3 as MOV does.
+/// Sets CR3 as MOV does. With PCIDs, bit 63 allows to keep the new PCID's translations; none are.
 ///
 /// # Errors
 /// #GP(0) for reserved bits, in CR3 or in the entries that it points to.
 pub fn write_cr3(cpu: &mut Cpu, value: u64) -> Exec {
+    let value = if cpu.cr4 & cr4::PCIDE != 0 { value & !(1 << 63) } else { value };
     if cpu.long_mode_active() && value >> MAXPHYADDR != 0 {
         return cpu.general_protection();
     }
@@ -160,12 +166,16 @@ pub fn set_cr3(cpu: &mut Cpu, value: u64) {
 /// Sets CR4 as MOV does.
 ///
 /// # Errors
-/// #GP(0) for reserved bits, or PAE cleared in IA-32e mode.
+/// #GP(0) for reserved bits, PAE cleared in IA-32e mode, or PCIDE set outside it or with a PCID but 0.
 pub fn write_cr4(cpu: &mut Cpu, value: u64) -> Exec {
     if value & !CR4_ALL != 0 || cpu.long_mode_active() && value & cr4::PAE == 0 {
         return cpu.general_protection();
     }
     let changed = value ^ cpu.cr4;
+    let pcide = changed & value & cr4::PCIDE != 0;
+    if pcide && (!cpu.long_mode_active() || cpu.cr3 & PCID != 0) {
+        return cpu.general_protection();
+    }
     let legacy_pae = cpu.cr0 & cr0::PG != 0 && value & cr4::PAE != 0 && !cpu.long_mode_active();
     if legacy_pae && changed & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::SMEP) != 0 {
         check_pointers(cpu, cpu.cr3)?;

@@ -16,7 +16,12 @@ const RDX: usize = 2;
 
 /// CPUID.
 pub fn cpuid(cpu: &mut Cpu) {
-    let live = Live { osxsave: cpu.cr4 & cr4::OSXSAVE != 0, apic: cpu.apic_enabled() };
+    let live = Live {
+        osxsave: cpu.cr4 & cr4::OSXSAVE != 0,
+        ospke: cpu.cr4 & cr4::PKE != 0,
+        apic: cpu.apic_enabled(),
+        xcr0: cpu.xcr0,
+    };
     let leaf = cpu.system.topology.cpuid(cpu.gpr[RAX] as u32, cpu.gpr[RCX] as u32, live);
     cpu.gpr[RAX] = u64::from(leaf.eax);
     cpu.gpr[RBX] = u64::from(leaf.ebx);

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::super::fxsave::{self, component};
 use super::time::TSC_HZ;
 
 /// Physical address width in bits: page-table and MTRR bits from here to 51 are reserved.
@@ -53,16 +54,17 @@ const LEAF1_EDX: u32 = 1
 const EDX_APIC: u32 = 1 << 9;
 const EDX_HTT: u32 = 1 << 28;
 
-/// Leaf 1, ECX: SSE3, PCLMULQDQ, SSSE3, CX16, SSE4.1, SSE4.2, x2APIC.
-const LEAF1_ECX_LOW: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 21;
+/// Leaf 1, ECX: SSE3, PCLMULQDQ, SSSE3, CX16, PCID, SSE4.1, SSE4.2, x2APIC.
+const LEAF1_ECX_LOW: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 21;
 /// Leaf 1, ECX: these, POPCNT, TSC-deadline, AES, XSAVE, RDRAND, hypervisor.
 const LEAF1_ECX: u32 = LEAF1_ECX_LOW | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26 | 1 << 30 | 1 << 31;
 const ECX_OSXSAVE: u32 = 1 << 27;
 
-/// Leaf 7.0, EBX: FSGSBASE, `TSC_ADJUST`, SMEP, ERMS, RDSEED, SMAP, CLFLUSHOPT, CLWB.
-const LEAF7_EBX: u32 = 1 | 1 << 1 | 1 << 7 | 1 << 9 | 1 << 18 | 1 << 20 | 1 << 23 | 1 << 24;
-/// Leaf 7.0, ECX: UMIP, RDPID.
-const LEAF7_ECX: u32 = 1 << 2 | 1 << 22;
+/// Leaf 7.0, EBX: FSGSBASE, `TSC_ADJUST`, SMEP, ERMS, INVPCID, RDSEED, SMAP, CLFLUSHOPT, CLWB.
+const LEAF7_EBX: u32 = 1 | 1 << 1 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 20 | 1 << 23 | 1 << 24;
+/// Leaf 7.0, ECX: UMIP, PKU, RDPID, PKS.
+const LEAF7_ECX: u32 = 1 << 2 | 1 << 3 | 1 << 22 | 1 << 31;
+const ECX_OSPKE: u32 = 1 << 4;
 /// Leaf 7.0, EDX: FSRM, SERIALIZE, `ARCH_CAPABILITIES`.
 const LEAF7_EDX: u32 = 1 << 4 | 1 << 14 | 1 << 29;
 
@@ -73,9 +75,6 @@ const EXT1_ECX: u32 = 1 | 1 << 8;
 
 /// Leaf `0x4000_0001`, EAX: CLOCKSOURCE, `NOP_IO_DELAY`, CLOCKSOURCE2, `CLOCKSOURCE_STABLE_BIT`.
 const KVM_FEATURES: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 24;
-
-/// The XSAVE area with x87 and SSE: legacy region and header.
-const XSAVE_SIZE: u32 = 512 + 64;
 
 /// A leaf's answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,8 +100,12 @@ pub struct Topology {
 pub struct Live {
     /// CR4.OSXSAVE.
     pub osxsave: bool,
+    /// CR4.PKE.
+    pub ospke: bool,
     /// `IA32_APIC_BASE.EN`.
     pub apic: bool,
+    /// XCR0.
+    pub xcr0: u64,
 }
 
 impl Topology {
@@ -122,9 +125,12 @@ impl Topology {
             4 => self.caches(subleaf),
             // ARAT: the APIC timer never stops.
             6 => Leaf { eax: 1 << 2, ..Leaf::default() },
-            7 if subleaf == 0 => Leaf { eax: 0, ebx: LEAF7_EBX, ecx: LEAF7_ECX, edx: LEAF7_EDX },
+            7 if subleaf == 0 => {
+                let ospke = if live.ospke { ECX_OSPKE } else { 0 };
+                Leaf { eax: 0, ebx: LEAF7_EBX, ecx: LEAF7_ECX | ospke, edx: LEAF7_EDX }
+            }
             0xb | 0x1f => self.levels(subleaf),
-            0xd => xsave(subleaf),
+            0xd => xsave(subleaf, live.xcr0),
             // The TSC runs at the crystal's frequency.
             0x15 => Leaf { eax: 1, ebx: 1, ecx: u32::try_from(TSC_HZ).unwrap_or(0), edx: 0 },
             0x16 => {
@@ -193,12 +199,17 @@ impl Topology {
     }
 }
 
-/// Leaf 0xD: x87 and SSE, in the standard and the compacted form.
-fn xsave(subleaf: u32) -> Leaf {
+/// PKRU's subleaf.
+const PKRU: u32 = component::PKRU.trailing_zeros();
+
+/// Leaf 0xD: x87, SSE and PKRU, whose area is the same in the standard and the compacted form.
+fn xsave(subleaf: u32, xcr0: u64) -> Leaf {
+    let enabled = fxsave::area_bytes(xcr0) as u32;
     match subleaf {
-        0 => Leaf { eax: 0b11, ebx: XSAVE_SIZE, ecx: XSAVE_SIZE, edx: 0 },
+        0 => Leaf { eax: component::ALL as u32, ebx: enabled, ecx: fxsave::XSAVE_BYTES as u32, edx: 0 },
         // XSAVEOPT, XSAVEC, XGETBV with ECX = 1.
-        1 => Leaf { eax: 0b111, ebx: XSAVE_SIZE, ecx: 0, edx: 0 },
+        1 => Leaf { eax: 0b111, ebx: enabled, ecx: 0, edx: 0 },
+        PKRU => Leaf { eax: fxsave::PKRU_BYTES as u32, ebx: fxsave::PKRU_OFFSET as u32, ecx: 0, edx: 0 },
         _ => Leaf::default(),
     }
 }
@@ -228,7 +239,7 @@ mod tests {
     use super::*;
 
     const ONE: Topology = Topology { apic_id: 0, cpus: 1 };
-    const LIVE: Live = Live { osxsave: false, apic: true };
+    const LIVE: Live = Live { osxsave: false, ospke: false, apic: true, xcr0: 1 };
 
     fn string(words: &[u32]) -> String {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -276,8 +287,14 @@ mod tests {
     #[test]
     fn live_bits_follow_the_state() {
         assert_eq!(ONE.cpuid(1, 0, LIVE).ecx >> 27 & 1, 0);
-        assert_eq!(ONE.cpuid(1, 0, Live { osxsave: true, apic: true }).ecx >> 27 & 1, 1);
-        assert_eq!(ONE.cpuid(1, 0, Live { osxsave: true, apic: false }).edx >> 9 & 1, 0);
+        assert_eq!(ONE.cpuid(1, 0, Live { osxsave: true, ..LIVE }).ecx >> 27 & 1, 1);
+        assert_eq!(ONE.cpuid(1, 0, Live { apic: false, ..LIVE }).edx >> 9 & 1, 0);
+        assert_eq!(ONE.cpuid(7, 0, LIVE).ecx >> 4 & 1, 0);
+        assert_eq!(ONE.cpuid(7, 0, Live { ospke: true, ..LIVE }).ecx >> 4 & 1, 1);
+        for (xcr0, size) in [(1, 576), (3, 576), (0x201, 584)] {
+            assert_eq!(ONE.cpuid(0xd, 0, Live { xcr0, ..LIVE }).ebx, size);
+        }
+        assert_eq!(ONE.cpuid(0xd, 0, LIVE).ecx, 584);
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub fn mov(cpu: &mut Cpu, instruction: &Instruction) -> Exec {
         7 => value & DR7_WRITABLE | DR7_FIXED,
         _ => value,
     };
+    // Without breakpoints nobody kept account of what the last instruction was.
+    cpu.system.stack_loaded = false;
     // Pages with data breakpoints are not to be accessed by way of the translation buffers.
     cpu.flush_tlb_all();
     Ok(())
@@ -134,9 +136,11 @@ impl Cpu {
         self.dr[6] = self.dr[6] & !0xf | bits;
     }
 
-    /// Raises the #DB of a breakpoint at the instruction that is about to be executed.
+    /// Raises the #DB of a breakpoint at the instruction that is about to be executed. Behind a load of SS by
+    /// MOV or POP there is none (Intel SDM vol. 3, 6.8.3).
     pub(in crate::accel::soft) fn raise_instruction_breakpoint(&mut self) -> Exec {
-        if self.dr[7] & 0xff == 0 || self.rflags_rest & rflags::RF != 0 || !self.replay.is_empty() {
+        let inhibited = self.rflags_rest & rflags::RF != 0 || self.system.stack_loaded;
+        if self.dr[7] & 0xff == 0 || inhibited || !self.replay.is_empty() {
             return Ok(());
         }
         let base = if self.code_bits() == 64 { 0 } else { self.seg[seg::CS].base };
@@ -146,6 +150,12 @@ impl Cpu {
         }
         self.note_debug_condition(hit);
         self.raise(vector::DB, None)
+    }
+
+    /// Raises the trap of single-stepping behind an instruction that has completed.
+    pub fn raise_single_step(&mut self) {
+        self.note_debug_condition(BS);
+        self.abort = AbortReason::Exception(Exception { vector: vector::DB, error_code: None });
     }
 
     /// Before an instruction that may be followed by a trap.

@@ -280,7 +280,7 @@ fn call_gate(cpu: &mut Cpu, gate: Gate) -> Exec {
     let stack = push_return(cpu, stack, gate.size)?;
     check_offset(cpu, code.descriptor, gate.offset)?;
     code.enter(cpu, cpl, gate.offset)?;
-    cpu.seg[seg::SS] = segment;
+    segments::set(cpu, seg::SS, segment);
     cpu.gpr[RSP] = stack.pointer;
     Ok(())
 }
@@ -367,7 +367,7 @@ pub fn return_to(cpu: &mut Cpu, mut stack: Stack, to: Return) -> Exec {
     let segment = segments::stack_segment(cpu, selector, cpl, long && cpl != 3, Blame::Selector)?;
     check_offset(cpu, descriptor, to.offset)?;
     target.enter(cpu, cpl, to.offset)?;
-    cpu.seg[seg::SS] = segment;
+    segments::set(cpu, seg::SS, segment);
     // A return to a 16-bit stack leaves the upper half of ESP as it was.
     cpu.gpr[RSP] = if long {
         pointer

@@ -1,5 +1,5 @@
 //! KVM's paravirtual clock: the pages that a guest registers through MSRs
-//! (Linux, Documentation/virt/kvm/x86/msr.rst).
+//! (Linux, Documentation/virt/kvm/x86/msr.rst); and its asynchronous page faults, of which there are none.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,12 @@ pub const SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
 pub const WALL_CLOCK: u32 = 0x11;
 /// `MSR_KVM_SYSTEM_TIME`.
 pub const SYSTEM_TIME: u32 = 0x12;
+
+/// `MSR_KVM_ASYNC_PF_EN`: a guest that does not ask CPUID may set it. RAM is never absent, so no page fault
+/// is ever announced.
+pub const ASYNC_PF: u32 = 0x4b56_4d02;
+/// Its reserved bits.
+pub const ASYNC_PF_RESERVED: u64 = 0b11 << 4;
 
 /// Bit 0 of the system time MSR: the page is kept up to date.
 pub const ENABLED: u64 = 1;

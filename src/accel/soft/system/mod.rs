@@ -9,6 +9,7 @@ pub mod debug_registers;
 pub mod delivery;
 pub mod descriptor;
 pub mod far;
+mod invpcid;
 pub mod iret;
 pub mod kvmclock;
 pub mod msr;
@@ -178,6 +179,7 @@ pub fn execute(cpu: &mut Cpu, instruction: &Instruction) -> Exec<Flow> {
         Mnemonic::Lmsw => control_registers::lmsw(cpu, i)?,
         Mnemonic::Smsw => control_registers::smsw(cpu, i)?,
         Mnemonic::Invlpg => control_registers::invlpg(cpu, i)?,
+        Mnemonic::Invpcid => invpcid::invpcid(cpu, i)?,
         Mnemonic::Invd | Mnemonic::Wbinvd | Mnemonic::Wbnoinvd => cpu.require_cpl0()?,
         Mnemonic::Serialize => {}
         Mnemonic::Swapgs => syscall::swapgs(cpu)?,
@@ -197,6 +199,8 @@ pub fn execute(cpu: &mut Cpu, instruction: &Instruction) -> Exec<Flow> {
         Mnemonic::Vmcall | Mnemonic::Vmmcall => counters::hypercall(cpu),
         Mnemonic::Xgetbv => xsave::xgetbv(cpu)?,
         Mnemonic::Xsetbv => xsave::xsetbv(cpu)?,
+        Mnemonic::Rdpkru => xsave::rdpkru(cpu)?,
+        Mnemonic::Wrpkru => xsave::wrpkru(cpu)?,
         Mnemonic::Ldmxcsr => xsave::ldmxcsr(cpu, i)?,
         Mnemonic::Stmxcsr => xsave::stmxcsr(cpu, i)?,
         Mnemonic::Fxsave => xsave::fxsave(cpu, i, false)?,

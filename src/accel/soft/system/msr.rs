@@ -28,6 +28,7 @@ pub mod number {
     pub const DEBUGCTL: u32 = 0x1d9;
     pub const PAT: u32 = 0x277;
     pub const TSC_DEADLINE: u32 = 0x6e0;
+    pub const PKRS: u32 = 0x6e1;
     pub const X2APIC: std::ops::RangeInclusive<u32> = 0x800..=0x8ff;
     pub const EFER: u32 = 0xc000_0080;
     pub const STAR: u32 = 0xc000_0081;
@@ -77,6 +78,7 @@ pub struct Msrs {
     pub mtrrs: Mtrrs,
     pub kvm_wall_clock: u64,
     pub kvm_system_time: u64,
+    pub kvm_async_pf: u64,
     /// Version of the system time page.
     kvm_version: u32,
 }
@@ -101,6 +103,7 @@ impl Default for Msrs {
             mtrrs: Mtrrs::default(),
             kvm_wall_clock: 0,
             kvm_system_time: 0,
+            kvm_async_pf: 0,
             kvm_version: 0,
         }
     }
@@ -156,6 +159,7 @@ pub fn read(cpu: &mut Cpu, msr: u32) -> Exec<u64> {
         // The last branch and the last interrupt, which are not recorded.
         0x1db..=0x1de => 0,
         PAT => msrs.pat,
+        PKRS => u64::from(cpu.pkrs),
         EFER => cpu.efer,
         STAR => msrs.star,
         LSTAR => msrs.lstar,
@@ -167,6 +171,7 @@ pub fn read(cpu: &mut Cpu, msr: u32) -> Exec<u64> {
         TSC_AUX => u64::from(msrs.tsc_aux),
         kvmclock::WALL_CLOCK | kvmclock::WALL_CLOCK_NEW => msrs.kvm_wall_clock,
         kvmclock::SYSTEM_TIME | kvmclock::SYSTEM_TIME_NEW => msrs.kvm_system_time,
+        kvmclock::ASYNC_PF => msrs.kvm_async_pf,
         _ => match msrs.mtrrs.read(msr) {
             Some(value) => value,
             None => return cpu.general_protection(),
@@ -202,13 +207,14 @@ pub fn write(cpu: &mut Cpu, msr: u32, value: u64) -> Exec {
         }
         DEBUGCTL if value & !DEBUGCTL_ALL == 0 => msrs.debugctl = value,
         PAT if mtrr::is_pat(value) => msrs.pat = value,
+        PKRS if narrow => cpu.set_protection_keys(cpu.pkru, value as u32),
         EFER => return write_efer(cpu, value),
         STAR => msrs.star = value,
         LSTAR if canonical => msrs.lstar = value,
         CSTAR if canonical => msrs.cstar = value,
         SFMASK if narrow => msrs.sfmask = value,
-        FS_BASE if canonical => cpu.seg[seg::FS].base = value,
-        GS_BASE if canonical => cpu.seg[seg::GS].base = value,
+        FS_BASE if canonical => set_base(cpu, seg::FS, value),
+        GS_BASE if canonical => set_base(cpu, seg::GS, value),
         KERNEL_GS_BASE if canonical => msrs.kernel_gs_base = value,
         TSC_AUX if narrow => msrs.tsc_aux = value as u32,
         kvmclock::WALL_CLOCK | kvmclock::WALL_CLOCK_NEW => {
@@ -219,6 +225,7 @@ pub fn write(cpu: &mut Cpu, msr: u32, value: u64) -> Exec {
             msrs.kvm_system_time = value;
             write_system_time(cpu);
         }
+        kvmclock::ASYNC_PF if value & kvmclock::ASYNC_PF_RESERVED == 0 => msrs.kvm_async_pf = value,
         _ => {
             if msrs.mtrrs.write(msr, value).is_none() {
                 return cpu.general_protection();
@@ -226,6 +233,11 @@ pub fn write(cpu: &mut Cpu, msr: u32, value: u64) -> Exec {
         }
     }
     Ok(())
+}
+
+fn set_base(cpu: &mut Cpu, segment: usize, value: u64) {
+    cpu.seg[segment].base = value;
+    cpu.update_mode();
 }
 
 fn write_efer(cpu: &mut Cpu, value: u64) -> Exec {

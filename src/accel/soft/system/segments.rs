@@ -202,16 +202,18 @@ pub fn stack_segment(
     Ok(descriptor.segment(selector))
 }
 
-/// Clears the data segment registers that a less privileged level must not use (Intel SDM vol. 2, RET).
+/// Makes the data segment registers null that a less privileged level must not use (Intel SDM vol. 2, RET).
+/// Only the selector is defined to change: a base of FS or GS set by WRMSR is still there in 64-bit mode.
 pub fn drop_privileged(cpu: &mut Cpu, cpl: u8) {
     for index in [seg::ES, seg::DS, seg::FS, seg::GS] {
         if let Some(register) = cpu.seg.get_mut(index) {
             let conforming = type_bit::CODE | type_bit::CONFORMING;
             if !register.unusable && register.dpl < cpl && register.type_ & conforming != conforming {
-                *register = null(0, 0);
+                *register = Segment { selector: 0, unusable: true, ..*register };
             }
         }
     }
+    cpu.update_mode();
 }
 
 /// What reading a segment register stores.

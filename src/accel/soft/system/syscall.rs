@@ -91,6 +91,10 @@ pub fn sysret(cpu: &mut Cpu, long: bool) -> Exec {
     let base = (cpu.system.msrs.star >> 48) as u16;
     let code = if long { base.wrapping_add(16) } else { base };
     enter(cpu, code | 3, base.wrapping_add(8) | 3, 3, long);
+    if cpu.rflags_rest & rflags::TF != 0 {
+        // Other instructions that set TF are followed by one that is not yet traced, this one is not.
+        cpu.raise_single_step();
+    }
     Ok(())
 }
 

@@ -264,10 +264,11 @@ fn load_image(cpu: &mut Cpu, image: &Image, wide: bool, ext: u32) -> Exec {
         let code = code_segment(cpu, image.selectors[seg::CS], ext)?;
         cpu.seg[seg::CS] = code;
         cpu.update_mode();
-        cpu.seg[seg::SS] =
-            segments::stack_segment(cpu, image.selectors[seg::SS], new_cpl, false, Blame::Tss(ext))?;
+        let stack = segments::stack_segment(cpu, image.selectors[seg::SS], new_cpl, false, Blame::Tss(ext))?;
+        segments::set(cpu, seg::SS, stack);
         for index in [seg::ES, seg::DS, seg::FS, seg::GS] {
-            cpu.seg[index] = segments::data_segment(cpu, image.selectors[index], new_cpl, Blame::Tss(ext))?;
+            let data = segments::data_segment(cpu, image.selectors[index], new_cpl, Blame::Tss(ext))?;
+            segments::set(cpu, index, data);
         }
     }
     if cpu.rip > u64::from(cpu.seg[seg::CS].limit) {

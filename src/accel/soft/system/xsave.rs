@@ -1,4 +1,4 @@
-//! FXSAVE, the XSAVE family, XCR0 and MXCSR: what the instructions check, and their memory accesses
+//! FXSAVE, the XSAVE family, XCR0, MXCSR and PKRU: what the instructions check, and their memory accesses
 //! (Intel SDM vol. 1, 10.5 and chapter 13).
 
 #![forbid(unsafe_code)]
@@ -18,7 +18,7 @@ const RCX: usize = 1;
 const RDX: usize = 2;
 
 fn registers(cpu: &mut Cpu) -> Registers<'_> {
-    Registers { x87: &mut cpu.x87, xmm: &mut cpu.xmm, mxcsr: &mut cpu.mxcsr }
+    Registers { x87: &mut cpu.x87, xmm: &mut cpu.xmm, mxcsr: &mut cpu.mxcsr, pkru: &mut cpu.pkru }
 }
 
 fn form(cpu: &Cpu, wide_pointers: bool) -> Form {
@@ -102,12 +102,13 @@ pub fn fxrstor(cpu: &mut Cpu, instruction: &Instruction, wide: bool) -> Exec {
 pub fn xsave(cpu: &mut Cpu, instruction: &Instruction, wide: bool, kind: SaveKind) -> Exec {
     require_osxsave(cpu)?;
     require_available(cpu, cr0::TS)?;
-    let linear = area_address(cpu, instruction, XSAVE_BYTES, 64, true)?;
-    cpu.probe_write(linear, XSAVE_BYTES as u64, Access::Current)?;
-    let mut old = [0; XSAVE_BYTES];
-    cpu.read_bytes(linear, &mut old, Access::Current)?;
-    let mut new = old;
     let requested = edx_eax(cpu) & cpu.xcr0;
+    let size = fxsave::area_bytes(requested);
+    let linear = area_address(cpu, instruction, size, 64, true)?;
+    cpu.probe_write(linear, size as u64, Access::Current)?;
+    let mut old = [0; XSAVE_BYTES];
+    cpu.read_bytes(linear, &mut old[..size], Access::Current)?;
+    let mut new = old;
     let form = form(cpu, wide);
     fxsave::xsave(&mut new, &registers(cpu), form, requested, kind);
     write_changes(cpu, linear, &old, &new)
@@ -120,15 +121,20 @@ pub fn xsave(cpu: &mut Cpu, instruction: &Instruction, wide: bool, kind: SaveKin
 pub fn xrstor(cpu: &mut Cpu, instruction: &Instruction, wide: bool) -> Exec {
     require_osxsave(cpu)?;
     require_available(cpu, cr0::TS)?;
-    let linear = area_address(cpu, instruction, XSAVE_BYTES, 64, false)?;
-    let mut area = [0; XSAVE_BYTES];
-    cpu.read_bytes(linear, &mut area, Access::Current)?;
     let xcr0 = cpu.xcr0;
     let requested = edx_eax(cpu) & xcr0;
+    let size = fxsave::area_bytes(requested);
+    let linear = area_address(cpu, instruction, size, 64, false)?;
+    let mut area = [0; XSAVE_BYTES];
+    cpu.read_bytes(linear, &mut area[..size], Access::Current)?;
     let form = form(cpu, wide);
-    if fxsave::xrstor(&area, &mut registers(cpu), form, requested, xcr0).is_err() {
+    let mut pkru = cpu.pkru;
+    let mut registers =
+        Registers { x87: &mut cpu.x87, xmm: &mut cpu.xmm, mxcsr: &mut cpu.mxcsr, pkru: &mut pkru };
+    if fxsave::xrstor(&area, &mut registers, form, requested, xcr0).is_err() {
         return cpu.general_protection();
     }
+    cpu.set_protection_keys(pkru, cpu.pkrs);
     Ok(())
 }
 
@@ -161,6 +167,37 @@ pub fn xsetbv(cpu: &mut Cpu) -> Exec {
     }
     cpu.xcr0 = value;
     Ok(())
+}
+
+/// RDPKRU.
+///
+/// # Errors
+/// #UD without CR4.PKE; #GP(0) unless ECX is 0.
+pub fn rdpkru(cpu: &mut Cpu) -> Exec {
+    require_pke(cpu)?;
+    if cpu.gpr[RCX] as u32 != 0 {
+        return cpu.general_protection();
+    }
+    cpu.gpr[RAX] = u64::from(cpu.pkru);
+    cpu.gpr[RDX] = 0;
+    Ok(())
+}
+
+/// WRPKRU.
+///
+/// # Errors
+/// #UD without CR4.PKE; #GP(0) unless ECX and EDX are 0.
+pub fn wrpkru(cpu: &mut Cpu) -> Exec {
+    require_pke(cpu)?;
+    if cpu.gpr[RCX] as u32 != 0 || cpu.gpr[RDX] as u32 != 0 {
+        return cpu.general_protection();
+    }
+    cpu.set_protection_keys(cpu.gpr[RAX] as u32, cpu.pkrs);
+    Ok(())
+}
+
+fn require_pke(cpu: &mut Cpu) -> Exec {
+    if cpu.cr4 & cr4::PKE == 0 { cpu.undefined() } else { Ok(()) }
 }
 
 fn require_sse(cpu: &mut Cpu) -> Exec {

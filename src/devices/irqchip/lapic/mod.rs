@@ -145,7 +145,13 @@ impl Lapic {
     /// Takes a pending NMI.
     #[must_use]
     pub fn take_nmi(&self) -> bool {
-        self.take(EVENT_NMI_MORE) != 0 || self.take(EVENT_NMI) != 0
+        // In one step, or one that comes in between would be a second one without a first.
+        let taken = |events: u32| match events & (EVENT_NMI | EVENT_NMI_MORE) {
+            0 => None,
+            both if both & EVENT_NMI_MORE != 0 => Some(events & !EVENT_NMI_MORE),
+            _ => Some(events & !EVENT_NMI),
+        };
+        self.events.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_ok()
     }
 
     /// Notes that NMIs have been blocked until now: of those that came meanwhile one is left, as a

@@ -485,6 +485,37 @@ fn two_nmis_at_once_are_two_and_more_while_blocked_are_one() {
 }
 
 #[test]
+fn an_nmi_that_comes_while_another_is_taken_is_not_lost() {
+    let rig = Rig::new(2);
+    let (rounds, sent, taken) = (5000, AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=rounds {
+                // Two at a time, so that none may be dropped.
+                rig.ipi(0, 1, 0x400);
+                rig.ipi(0, 1, 0x400);
+                sent.store(2 * round, Ordering::Release);
+                while taken.load(Ordering::Acquire) < 2 * round {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        for round in 1..=rounds {
+            while taken.load(Ordering::Relaxed) < 2 * round {
+                let all_sent = sent.load(Ordering::Acquire) == 2 * round;
+                if rig.lapics[1].take_nmi() {
+                    taken.fetch_add(1, Ordering::Release);
+                } else if all_sent {
+                    // Lets the sender end.
+                    taken.store(usize::MAX / 2, Ordering::Release);
+                    panic!("an NMI of round {round} was lost");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_count_that_has_ended_stays_ended_in_another_mode() {
     let rig = Rig::new(1);
     let lapic = &rig.lapics[0];

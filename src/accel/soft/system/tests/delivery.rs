@@ -98,6 +98,21 @@ fn returning_outward_drops_privileged_segments() {
     assert_eq!(cpu.seg[seg::DS].selector, USER_DATA);
 }
 
+#[test]
+fn a_base_set_by_wrmsr_outlives_the_return_to_a_user() {
+    let mut cpu = long(0);
+    (cpu.seg[seg::FS].base, cpu.seg[seg::GS].base) = (0x1111_2222_3333, 0x4444_5555_6666);
+    let frame = [u64::from(USER_DATA), STACK, 2, u64::from(USER_CODE64), CODE];
+    for (at, value) in (STACK - 40..).step_by(8).zip(frame.into_iter().rev()) {
+        put(&mut cpu, at, 8, value);
+    }
+    cpu.gpr[RSP] = STACK - 40;
+    step(&mut cpu, IRETQ).unwrap();
+    assert_eq!(cpu.cpl, 3);
+    assert_eq!([seg::DS, seg::FS, seg::GS].map(|index| cpu.seg[index].selector), [0; 3]);
+    assert_eq!((cpu.seg[seg::FS].base, cpu.seg[seg::GS].base), (0x1111_2222_3333, 0x4444_5555_6666));
+}
+
 /// Each way in which a gate can be wrong, and the fault of INT n and of an external interrupt.
 #[test]
 fn bad_gates() {

@@ -5,6 +5,7 @@ mod far;
 mod hostile;
 pub mod machine;
 mod privileged;
+mod protection_keys;
 mod segments;
 mod tasks;
 mod traps;

@@ -1,9 +1,10 @@
 //! Control and debug registers, MSRs, fast system calls, XSAVE.
 
 use super::machine::*;
-use crate::accel::soft::abort::vector;
+use crate::accel::soft::abort::{AbortReason, vector};
 use crate::accel::soft::execute::Flow;
 use crate::accel::soft::flags::rflags::{CF, IF, RF, VM};
+use crate::accel::soft::memory::Access;
 use crate::accel::soft::state::{Cpu, Mode, cr0, cr4, efer, seg};
 use crate::accel::soft::system::msr::{self, number as n};
 use crate::accel::soft::system::stack::RSP;
@@ -44,12 +45,11 @@ fn privileged_instructions_are_for_level_0() {
 
 #[test]
 fn what_cpuid_does_not_offer_is_undefined() {
-    // MONITOR, MWAIT, VMXON, INVPCID, XSAVES, GETSEC, RSM.
+    // MONITOR, MWAIT, VMXON, XSAVES, GETSEC, RSM.
     let instructions: &[&[u8]] = &[
         &[0x0f, 0x01, 0xc8],
         &[0x0f, 0x01, 0xc9],
         &[0xf3, 0x0f, 0xc7, 0x33],
-        &[0x66, 0x0f, 0x38, 0x82, 0x03],
         &[0x0f, 0xc7, 0x2b],
         &[0x0f, 0x37],
         &[0x0f, 0xaa],
@@ -114,9 +114,91 @@ fn cr3_and_cr4_reserved_bits() {
     let mut cpu = long(0);
     assert!(control_registers::write_cr3(&mut cpu, 1 << 40).is_err());
     assert!(control_registers::write_cr3(&mut cpu, PAGES | 0x18).is_ok());
-    for bit in [0, 1, 12, 13, 14, 15, 17, 19, 22, 23, 24, 32, 63] {
+    for bit in [0, 1, 12, 13, 14, 15, 19, 23, 25, 32, 63] {
         let value = cpu.cr4 | 1 << bit;
         assert!(control_registers::write_cr4(&mut cpu, value).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn pcids_are_for_long_mode_and_start_with_0() {
+    let mut cpu = protected(0);
+    assert!(control_registers::write_cr4(&mut cpu, cr4::PCIDE).is_err());
+    let mut cpu = long(0);
+    let on = cpu.cr4 | cr4::PCIDE;
+    control_registers::write_cr3(&mut cpu, PAGES | 1).unwrap();
+    assert!(control_registers::write_cr4(&mut cpu, on).is_err());
+    control_registers::write_cr3(&mut cpu, PAGES).unwrap();
+    assert!(control_registers::write_cr3(&mut cpu, PAGES | 1 << 63).is_err(), "reserved without PCIDs");
+    control_registers::write_cr4(&mut cpu, on).unwrap();
+    control_registers::write_cr3(&mut cpu, PAGES | 0x123 | 1 << 63).unwrap();
+    assert_eq!(cpu.cr3, PAGES | 0x123);
+    let on_with_a_pcid = cpu.cr4 | cr4::UMIP;
+    control_registers::write_cr4(&mut cpu, on_with_a_pcid).unwrap();
+    let mut cpu = compatibility(0);
+    let off = cpu.cr0 & !cr0::PG;
+    let on = cpu.cr4 | cr4::PCIDE;
+    control_registers::write_cr4(&mut cpu, on).unwrap();
+    assert!(control_registers::write_cr0(&mut cpu, off).is_err(), "paging stays on");
+}
+
+/// INVPCID RAX, [RBX] with a descriptor of `pcid` and `address`.
+fn invpcid(cpu: &mut Cpu, kind: u64, pcid: u64, address: u64) -> Result<Flow, AbortReason> {
+    put(cpu, 0xb000, 8, pcid);
+    put(cpu, 0xb008, 8, address);
+    (cpu.gpr[0], cpu.gpr[3]) = (kind, 0xb000);
+    step(cpu, &[0x66, 0x0f, 0x38, 0x82, 0x03])
+}
+
+#[test]
+fn invpcid_checks_its_descriptor() {
+    // Type, PCID, address; whether it faults without PCIDs, and with them.
+    let cases = [
+        (0, 0, 0xffff_8000_0000_0000, false, false),
+        (0, 0, BAD_ADDRESS, true, true),
+        (0, 1, 0, true, false),
+        (1, 0, BAD_ADDRESS, false, false),
+        (1, 0xfff, 0, true, false),
+        (2, 0xfff, BAD_ADDRESS, false, false),
+        (3, 7, BAD_ADDRESS, false, false),
+        (1, 0x1000, 0, true, true),
+        (2, 0x1000, 0, true, true),
+        (4, 0, 0, true, true),
+        (1 << 32, 0, 0, true, true),
+    ];
+    for (kind, pcid, address, without, with) in cases {
+        for (pcide, faults) in [(0, without), (cr4::PCIDE, with)] {
+            let mut cpu = long(0);
+            let value = cpu.cr4 | pcide;
+            control_registers::write_cr4(&mut cpu, value).unwrap();
+            let expected = if faults { fault(vector::GP, 0) } else { Ok(Flow::Next) };
+            assert_eq!(
+                invpcid(&mut cpu, kind, pcid, address),
+                expected,
+                "{kind} {pcid:#x} {address:#x} {pcide:#x}"
+            );
+        }
+    }
+    let mut cpu = long(3);
+    assert_eq!(step(&mut cpu, &[0x66, 0x0f, 0x38, 0x82, 0x03]), fault(vector::GP, 0));
+}
+
+#[test]
+fn invpcid_drops_the_translations_of_its_pcid() {
+    for (kind, pcid, drops) in
+        [(0, 1, true), (0, 2, false), (1, 1, true), (1, 2, false), (2, 2, true), (3, 2, true)]
+    {
+        let mut cpu = long(0);
+        let value = cpu.cr4 | cr4::PCIDE;
+        control_registers::write_cr4(&mut cpu, value).unwrap();
+        control_registers::write_cr3(&mut cpu, PAGES | 1).unwrap();
+        cpu.read_u8(0xc000, Access::Current).unwrap();
+        // The descriptor's page is in the buffers too.
+        cpu.read_u8(0xb000, Access::Current).unwrap();
+        put(&mut cpu, PAGES + 0x2000, 8, 0);
+        cpu.read_u8(0xc000, Access::Current).expect("stale");
+        assert_eq!(invpcid(&mut cpu, kind, pcid, 0xc000), Ok(Flow::Next));
+        assert_eq!(cpu.read_u8(0xc000, Access::Current).is_err(), drops, "{kind} {pcid}");
     }
 }
 
@@ -202,6 +284,8 @@ fn msrs_take_what_they_should_and_give_it_back() {
         (n::DEBUGCTL, 3, true),
         (n::DEBUGCTL, 1 << 6, false),
         (n::TSC_ADJUST, 0, true),
+        (kvmclock::ASYNC_PF, 0x5043, true),
+        (kvmclock::ASYNC_PF, 0x5011, false),
         (0x2ff, 0xc06, true),
         (0x48, 0, false),
         (0x3a, 0, false),

@@ -48,6 +48,23 @@ fn an_interrupt_instruction_is_not_stepped_into() {
 }
 
 #[test]
+fn a_sysret_that_sets_tf_traps_before_the_program_goes_on() {
+    for sysret in [&[0x48, 0x0f, 0x07][..], &[0x0f, 0x07]] {
+        for was_stepping in [false, true] {
+            let mut cpu = machine(sysret, &[HLT]);
+            put(&mut cpu, CODE + 0x100, 1, HLT.into());
+            (cpu.gpr[1], cpu.gpr[11]) = (CODE + 0x100, TF);
+            cpu.system.msrs.star = u64::from(USER_CODE32) << 48;
+            cpu.set_rflags(if was_stepping { TF } else { 0 });
+            run(&mut cpu);
+            assert_eq!((cpu.rip, cpu.dr[6] & BS), (HANDLER + 1, BS));
+            assert_eq!(stack(&cpu, 8, 3)[0], CODE + 0x100);
+            assert_eq!(stack(&cpu, 8, 3)[2], TF | 2);
+        }
+    }
+}
+
+#[test]
 fn a_load_of_ss_holds_the_trap_off() {
     // mov ss, ax; nop
     let mut cpu = machine(&[0x8e, 0xd0, 0x90, HLT], &[HLT]);
@@ -66,6 +83,33 @@ fn an_instruction_breakpoint_faults_before_it_and_lets_it_pass_once_resumed() {
     run(&mut cpu);
     assert_eq!((cpu.rip, cpu.gpr[3], cpu.dr[6] & 0xf), (CODE + 4, 1, 1));
     assert_eq!(cpu.rflags() & RF, 0);
+}
+
+#[test]
+fn an_instruction_breakpoint_behind_a_load_of_ss_is_lost() {
+    let breakpoint = |program: &[u8], at: u64| {
+        let mut cpu = machine(program, &[HLT]);
+        cpu.gpr[0] = u64::from(DATA);
+        (cpu.dr[0], cpu.dr[6], cpu.dr[7]) = (at, 0xffff_0ff0, 0x401);
+        run(&mut cpu);
+        (cpu.rip, cpu.dr[6] & 0xf)
+    };
+    // mov ss, ax; nop; nop
+    let program = [0x8e, 0xd0, 0x90, 0x90, HLT];
+    assert_eq!(breakpoint(&program, CODE), (HANDLER + 1, 1));
+    assert_eq!(breakpoint(&program, CODE + 2), (CODE + 5, 0));
+    assert_eq!(breakpoint(&program, CODE + 3), (HANDLER + 1, 1));
+    // sti, and a load of DS, hold nothing of the kind off: sti; nop; mov ds, ax; nop
+    let program = [0xfb, 0x90, 0x8e, 0xd8, 0x90, HLT];
+    assert_eq!(breakpoint(&program, CODE + 1), (HANDLER + 1, 1));
+    assert_eq!(breakpoint(&program, CODE + 4), (HANDLER + 1, 1));
+    // mov ss, ax, long before; mov rcx, 0x401; mov dr7, rcx; nop
+    let program = [0x8e, 0xd0, 0x48, 0xc7, 0xc1, 1, 4, 0, 0, 0x0f, 0x23, 0xf9, 0x90, HLT];
+    let mut cpu = machine(&program, &[HLT]);
+    cpu.gpr[0] = u64::from(DATA);
+    cpu.dr[0] = CODE + 12;
+    run(&mut cpu);
+    assert_eq!((cpu.rip, cpu.dr[6] & 0xf), (HANDLER + 1, 1));
 }
 
 #[test]

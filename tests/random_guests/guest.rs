@@ -1,64 +1,36 @@
-//! Random code in random modes on the software CPU: whatever a guest executes, from whatever state, the process
-//! neither panics nor hangs, and every run ends soon after a kick.
+//! A guest made of a byte string: RAM, mode, registers and code, run for a bounded number of instructions.
 //!
-//! `RANDOM_GUESTS_SEED` repeats a run, `RANDOM_GUESTS` is the number of guests; many thousands make a long run.
+//! The same bytes make the same guest. What a guest reads of the host differs from run to run: the time, random
+//! numbers, and which of its instructions a timer of its own interrupts.
 
-use std::hash::{BuildHasher, RandomState};
-use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use vm_accel::accel::soft::{SoftBackend, SoftVcpu};
 use vm_accel::accel::{
-    Accel, DescriptorTable, FpuRegs, GuestRegs, InterruptController, Kick, Segment, SpecialRegs, VcpuExit,
-    VcpuOps, VcpuResult, VcpuSetup, X86FpuRegs, X86Regs, X86SpecialRegs,
+    Accel, DescriptorTable, FpuRegs, GuestRegs, InterruptController, Segment, SpecialRegs, VcpuExit, VcpuOps,
+    VcpuResult, VcpuSetup, X86FpuRegs, X86Regs, X86SpecialRegs,
 };
 use vm_accel::memory;
 use vm_memory::{Bytes, GuestAddress};
 
-const RAM: u64 = 4 << 20;
-/// How long a guest runs before it is kicked.
-const RUN: Duration = Duration::from_millis(3);
-/// After which a guest that does not heed the kick is taken to hang.
-const HANG: Duration = Duration::from_secs(20);
+use crate::source::Source;
+
+/// Length of RAM in bytes.
+pub const RAM: u64 = 4 << 20;
+/// Instructions that a guest executes after each start.
+const INSTRUCTIONS: u64 = 20_000;
 /// New states on what is left of RAM.
 const STARTS: u32 = 40;
-/// Accesses to devices after which a guest ends.
+/// Accesses to devices after which a new state follows.
 const EXITS: u32 = 200;
+/// Bytes of the input that become code at a start.
+const CODE: usize = 4096;
 
-/// A splitmix generator.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 8) % n
-    }
-
-    fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
-
-    /// A register: small, an address in RAM, at an edge, or anything.
-    fn value(&mut self) -> u64 {
-        match self.below(6) {
-            0 => self.below(256),
-            1 | 2 => self.below(RAM),
-            3 => {
-                [u64::MAX, 1 << 63, 0xffff_ffff, 0x8000_0000, 0x7fff_ffff_ffff, 0xfff][self.below(6) as usize]
-            }
-            4 => self.below(1 << 32),
-            _ => self.next(),
-        }
-    }
+/// What a guest has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    pub instructions: u64,
+    pub exits: u64,
 }
 
 struct NoInterrupts;
@@ -75,13 +47,8 @@ impl InterruptController for NoInterrupts {
     fn eoi(&self, _vector: u8) {}
 }
 
-fn setting<T: FromStr>(name: &str) -> Option<T> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
-}
-
 /// RAM of random code and data, with descriptor tables, gates and paging structures that are often right.
-fn fill(random: &mut Random, ram: &memory::GuestMemory) {
+fn fill(random: &mut Source, ram: &memory::GuestMemory) {
     let mut image = vec![0u8; RAM as usize];
     let style = random.below(4);
     for chunk in image.chunks_exact_mut(8) {
@@ -121,7 +88,7 @@ fn fill(random: &mut Random, ram: &memory::GuestMemory) {
         put(at, address);
     }
     // Long mode's four levels at 0x10000, from which also PAE's three and the two of 32 bits are made.
-    let flags = |random: &mut Random| if random.percent(95) { 7 } else { random.below(0x200) };
+    let flags = |random: &mut Source| if random.percent(95) { 7 } else { random.below(0x200) };
     for level in 0..3u64 {
         for entry in 0..4 {
             let to = 0x10000 + (level + 1) * 0x1000;
@@ -144,7 +111,7 @@ fn fill(random: &mut Random, ram: &memory::GuestMemory) {
     ram.write_slice(&image, GuestAddress(0)).unwrap();
 }
 
-fn segment(random: &mut Random, code: bool, dpl: u8, bits: u64) -> Segment {
+fn segment(random: &mut Source, code: bool, dpl: u8, bits: u64) -> Segment {
     let type_ =
         if code { 8 | random.below(8) as u8 | 3 } else { [3, 3, 3, 1, 7, 5][random.below(6) as usize] };
     let limit = [0xffff_ffff, 0xffff_ffff, 0xffff, 0xf_ffff, 0xfff, 0][random.below(6) as usize];
@@ -165,7 +132,7 @@ fn segment(random: &mut Random, code: bool, dpl: u8, bits: u64) -> Segment {
 }
 
 /// A state that a processor could be in.
-fn special(random: &mut Random, fresh: &X86SpecialRegs) -> (X86SpecialRegs, u64) {
+fn special(random: &mut Source, fresh: &X86SpecialRegs) -> (X86SpecialRegs, u64) {
     let mut s = *fresh;
     let mut rflags = random.next() & 0x27_5fd5 | 2;
     s.gdt = DescriptorTable { base: 0x1000, limit: 0xff };
@@ -237,7 +204,7 @@ fn special(random: &mut Random, fresh: &X86SpecialRegs) -> (X86SpecialRegs, u64)
 }
 
 /// Gives the vCPU a new state.
-fn start(random: &mut Random, vcpu: &mut SoftVcpu, fresh: &X86SpecialRegs) -> VcpuResult<()> {
+fn start(random: &mut Source, vcpu: &mut SoftVcpu, fresh: &X86SpecialRegs) -> VcpuResult<()> {
     let (special, rflags) = special(random, fresh);
     vcpu.set_special_regs(&SpecialRegs::X86_64(special))?;
     let mut fpu = X86FpuRegs {
@@ -276,11 +243,13 @@ fn start(random: &mut Random, vcpu: &mut SoftVcpu, fresh: &X86SpecialRegs) -> Vc
     vcpu.set_regs(&GuestRegs::X86_64(regs))
 }
 
-/// Runs a guest until it ends or its time is over.
-fn run(seed: u64, watch: &Watch) -> Result<(), String> {
-    let mut random = Random(seed);
-    let ram = memory::allocate(RAM).unwrap();
-    fill(&mut random, &ram);
+/// Runs the guest that `source` describes.
+///
+/// # Errors
+/// What the backend could not do, or a promise that it has broken.
+pub fn run(mut source: Source) -> Result<Report, String> {
+    let ram = memory::allocate(RAM).map_err(|e| e.to_string())?;
+    fill(&mut source.background(), &ram);
     let mut backend = SoftBackend::new().map_err(|e| e.to_string())?;
     backend.map_memory(&ram).map_err(|e| e.to_string())?;
     let setup = VcpuSetup { cpus: 1, interrupts: Arc::new(NoInterrupts) };
@@ -288,96 +257,46 @@ fn run(seed: u64, watch: &Watch) -> Result<(), String> {
     let SpecialRegs::X86_64(fresh) = vcpu.get_special_regs().map_err(|e| e.to_string())? else {
         return Err("registers of another architecture".into());
     };
-    watch.start(seed, vcpu.kicker());
+    let mut report = Report { instructions: 0, exits: 0 };
     for _ in 0..STARTS {
-        start(&mut random, &mut vcpu, &fresh).map_err(|e| e.to_string())?;
-        let mut exits = 0;
-        while exits < EXITS && !watch.is_over() {
-            exits += 1;
-            match vcpu.run().map_err(|e| e.to_string())? {
-                VcpuExit::IoIn { data, .. } | VcpuExit::MmioRead { data, .. } => {
-                    data.fill_with(|| random.next() as u8);
-                }
-                VcpuExit::Hlt | VcpuExit::Shutdown | VcpuExit::EmulationFailure { .. } => break,
-                _ => {}
-            }
+        start(&mut source, &mut vcpu, &fresh).map_err(|e| e.to_string())?;
+        put_code(&mut source, &vcpu, &ram)?;
+        run_once(&mut source, &mut vcpu, &mut report)?;
+        if source.is_used_up() {
+            break;
         }
     }
-    watch.stop();
-    Ok(())
+    Ok(report)
 }
 
-/// The guest that runs: its seed, since when, and how to kick it.
-type Guest = (u64, Instant, Arc<dyn Kick>);
-
-/// The thread that kicks the guest, and ends the process if that does not help.
-struct Watch {
-    current: Mutex<Option<Guest>>,
-    over: AtomicBool,
-    ended: AtomicBool,
-    kicks: AtomicU64,
+/// Puts bytes of the input where the vCPU is about to execute.
+fn put_code(source: &mut Source, vcpu: &SoftVcpu, ram: &memory::GuestMemory) -> Result<(), String> {
+    let code = source.take(CODE);
+    let base = vcpu.get_special_regs().map_err(|e| e.to_string())?.code_base();
+    let rip = vcpu.get_regs().map_err(|e| e.to_string())?.instruction_pointer();
+    // RAM is mapped as it lies, most of the time.
+    let at = base.wrapping_add(rip) % RAM;
+    let room = code.len().min((RAM - at) as usize);
+    ram.write_slice(&code[..room], GuestAddress(at)).map_err(|e| e.to_string())
 }
 
-impl Watch {
-    fn start(&self, seed: u64, kick: Arc<dyn Kick>) {
-        self.over.store(false, Ordering::SeqCst);
-        *self.current.lock().unwrap() = Some((seed, Instant::now(), kick));
-    }
-
-    fn stop(&self) {
-        *self.current.lock().unwrap() = None;
-    }
-
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::SeqCst)
-    }
-
-    fn watch(&self) {
-        while !self.ended.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(1));
-            let current = self.current.lock().unwrap();
-            let Some((seed, since, kick)) = &*current else { continue };
-            if since.elapsed() > RUN {
-                self.over.store(true, Ordering::SeqCst);
-                self.kicks.fetch_add(1, Ordering::SeqCst);
-                kick.kick();
+/// Runs until the instructions or the accesses to devices are used up, or the guest has ended.
+fn run_once(source: &mut Source, vcpu: &mut SoftVcpu, report: &mut Report) -> Result<(), String> {
+    vcpu.limit_instructions(Some(INSTRUCTIONS));
+    for _ in 0..EXITS {
+        report.exits += 1;
+        match vcpu.run().map_err(|e| e.to_string())? {
+            VcpuExit::IoIn { data, .. } | VcpuExit::MmioRead { data, .. } => {
+                data.fill_with(|| source.next() as u8);
             }
-            if since.elapsed() > HANG {
-                eprintln!("the guest of RANDOM_GUESTS_SEED={seed} RANDOM_GUESTS=1 hangs");
-                std::process::abort();
-            }
+            VcpuExit::Hlt | VcpuExit::Shutdown | VcpuExit::EmulationFailure { .. } => break,
+            _ => {}
+        }
+        if vcpu.instructions_left() == Some(0) {
+            break;
         }
     }
-}
-
-#[test]
-fn no_guest_harms_its_host() {
-    let guests: u64 = setting("RANDOM_GUESTS").unwrap_or(300);
-    let seed: u64 = setting("RANDOM_GUESTS_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
-    println!("RANDOM_GUESTS_SEED={seed}");
-    let watch = Arc::new(Watch {
-        current: Mutex::new(None),
-        over: AtomicBool::new(false),
-        ended: AtomicBool::new(false),
-        kicks: AtomicU64::new(0),
-    });
-    let watching = {
-        let watch = Arc::clone(&watch);
-        std::thread::spawn(move || watch.watch())
-    };
-    let mut failures = Vec::new();
-    for guest in 0..guests {
-        let seed = seed.wrapping_add(guest);
-        let result = std::panic::catch_unwind(|| run(seed, &watch));
-        watch.stop();
-        match result {
-            Ok(Ok(())) => {}
-            Ok(Err(text)) => failures.push(format!("RANDOM_GUESTS_SEED={seed} RANDOM_GUESTS=1: {text}")),
-            Err(_) => failures.push(format!("RANDOM_GUESTS_SEED={seed} RANDOM_GUESTS=1: panic")),
-        }
-    }
-    watch.ended.store(true, Ordering::SeqCst);
-    watching.join().unwrap();
-    println!("{guests} guests, {} kicks", watch.kicks.load(Ordering::SeqCst));
-    assert!(failures.is_empty(), "{} guests fail:\n{}", failures.len(), failures.join("\n"));
+    report.instructions += INSTRUCTIONS - vcpu.instructions_left().unwrap_or(0);
+    let (bytes, most) = vcpu.cache_bytes();
+    if bytes > most { Err(format!("the code cache has {bytes} bytes, more than {most}")) } else { Ok(()) }
 }
