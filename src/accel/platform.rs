@@ -9,7 +9,7 @@ use super::{
 use crate::config::VmConfig;
 use crate::memory::GuestMemory;
 
-#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+#[cfg(target_os = "macos")]
 use super::hvf::{HvfBackend, HvfVcpu};
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::kvm::{KvmBackend, KvmVcpu};
@@ -23,7 +23,7 @@ pub enum PlatformBackend {
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmBackend),
     /// macOS's Hypervisor.framework.
-    #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+    #[cfg(target_os = "macos")]
     Hvf(HvfBackend),
     /// macOS's Virtualization.framework.
     #[cfg(target_os = "macos")]
@@ -38,7 +38,7 @@ pub enum PlatformVcpu {
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmVcpu),
     /// Hypervisor.framework's.
-    #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+    #[cfg(target_os = "macos")]
     Hvf(HvfVcpu),
     /// Virtualization.framework's, of which there is none.
     #[cfg(target_os = "macos")]
@@ -53,7 +53,7 @@ macro_rules! each {
         match $value {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm($inner) => $do,
-            #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+            #[cfg(target_os = "macos")]
             Self::Hvf($inner) => $do,
             #[cfg(target_os = "macos")]
             Self::Vz($inner) => $do,
@@ -71,9 +71,7 @@ impl PlatformBackend {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             AccelKind::Kvm => Some(super::kvm::GUEST),
             #[cfg(target_os = "macos")]
-            AccelKind::Vz => Some(super::vz::GUEST),
-            #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
-            AccelKind::Hvf => Some(GuestArch::Aarch64),
+            AccelKind::Hvf | AccelKind::Vz => Some(super::vz::GUEST),
             AccelKind::Soft => Some(GuestArch::X86_64),
             _ => None,
         }
@@ -93,7 +91,7 @@ impl PlatformBackend {
             }
             AccelKind::Kvm => kvm(),
             AccelKind::Soft => Ok(Self::Soft(SoftBackend::new()?)),
-            #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+            #[cfg(target_os = "macos")]
             AccelKind::Hvf => Ok(Self::Hvf(HvfBackend::new()?)),
             #[cfg(target_os = "macos")]
             AccelKind::Vz => Ok(Self::Vz(VzBackend::new()?)),
@@ -141,7 +139,7 @@ impl Accel for PlatformBackend {
         match self {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Kvm),
-            #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+            #[cfg(target_os = "macos")]
             Self::Hvf(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Hvf),
             #[cfg(target_os = "macos")]
             Self::Vz(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Vz),

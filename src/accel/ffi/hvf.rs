@@ -242,10 +242,6 @@ pub mod x86_64 {
         pub fn hv_vcpu_read_register(vcpu: VcpuId, reg: Reg, value: *mut u64) -> HvReturn;
         /// Writes an architectural register.
         pub fn hv_vcpu_write_register(vcpu: VcpuId, reg: Reg, value: u64) -> HvReturn;
-        /// Reads an MSR that is used natively into `*value`.
-        pub fn hv_vcpu_read_msr(vcpu: VcpuId, msr: u32, value: *mut u64) -> HvReturn;
-        /// Writes an MSR that is used natively.
-        pub fn hv_vcpu_write_msr(vcpu: VcpuId, msr: u32, value: u64) -> HvReturn;
         /// Lets the guest use an MSR without exits.
         pub fn hv_vcpu_enable_native_msr(vcpu: VcpuId, msr: u32, enable: bool) -> HvReturn;
         /// Reads the x87, SSE and AVX state, as XSAVE lays it out, into `size` bytes.

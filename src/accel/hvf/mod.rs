@@ -9,6 +9,10 @@ pub mod error;
 #[cfg(target_os = "macos")]
 mod virtual_machine;
 pub mod wakeup;
+#[cfg(any(test, target_arch = "x86_64"))]
+pub mod x86_64;
 
 #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
 pub use arm64::{HvfBackend, HvfVcpu};
+#[cfg(all(target_os = "macos", target_arch = "x86_64"))]
+pub use x86_64::{HvfBackend, HvfVcpu};

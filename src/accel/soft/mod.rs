@@ -5,6 +5,7 @@ mod backend;
 pub mod cache;
 pub mod coherence;
 mod decode;
+mod emulator;
 pub mod execute;
 pub mod flags;
 pub mod fxsave;
@@ -25,4 +26,7 @@ mod wakeup;
 pub mod x87;
 
 pub use backend::SoftBackend;
+pub use emulator::{Access, Emulator, Registers, Step};
 pub use vcpu::SoftVcpu;
+#[cfg(all(target_os = "macos", target_arch = "x86_64"))]
+pub(in crate::accel) use wakeup::Alarm;

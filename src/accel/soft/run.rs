@@ -32,6 +32,19 @@ impl Cpu {
         stop
     }
 
+    /// Executes one instruction, or on with one that has been answered, and delivers the exception that it
+    /// raises. No interrupt is looked for. Gives what stopped it, `None` for nothing.
+    pub(super) fn execute_one(&mut self) -> AbortReason {
+        self.unpark();
+        self.step_with_trap();
+        let stop = self.settle();
+        self.park();
+        match stop {
+            Some(Stop::Abort(reason)) => reason,
+            _ => AbortReason::None,
+        }
+    }
+
     fn execute_until_stop(&mut self) -> Stop {
         loop {
             if let Some(stop) = self.look_around() {

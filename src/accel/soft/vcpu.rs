@@ -62,6 +62,32 @@ impl SoftVcpu {
         self.cpu.cache.bytes()
     }
 
+    /// Executes one instruction, or on with the one that has been answered; gives what it needs.
+    pub(super) fn step(&mut self) -> AbortReason {
+        self.cpu.execute_one()
+    }
+
+    /// Answers an access of `step`: with the value of a load, or `None` for a store.
+    pub(super) fn answer(&mut self, value: Option<u64>) {
+        self.cpu.replay.push(value.map_or(Answer::Write, Answer::Read));
+    }
+
+    /// Linear address of the instruction at RIP, and its bytes as far as they can be read.
+    pub fn instruction(&mut self) -> (u64, Vec<u8>) {
+        (self.cpu.code_address(self.cpu.rip), self.cpu.instruction_bytes())
+    }
+
+    /// Whether interrupts are held off until the next instruction has completed (STI, MOV SS).
+    #[must_use]
+    pub fn interrupt_shadow(&self) -> bool {
+        self.cpu.interrupt_shadow
+    }
+
+    /// Sets or ends that state.
+    pub fn set_interrupt_shadow(&mut self, shadow: bool) {
+        self.cpu.interrupt_shadow = shadow;
+    }
+
     /// Takes over the answer to the last exit.
     fn take_answer(&mut self) {
         match std::mem::replace(&mut self.given, Given::Nothing) {
