@@ -58,7 +58,7 @@ impl Plan {
         if matches!(config.reactions.hang, Reaction::Exit(_)) && config.timeout.is_none() {
             log::info!("Virtualization.framework does not tell whether a guest hangs; `--timeout` ends one");
         }
-        if config.memory % MIB != 0 {
+        if !config.memory.is_multiple_of(MIB) {
             return Err(impossible("its memory is counted in MiB", "Write a whole number of MiB"));
         }
         Ok(Self {
