@@ -12,6 +12,7 @@ pub mod memory;
 pub mod outcome;
 pub mod report;
 pub mod script;
+pub mod suite;
 pub mod vm;
 
 /// The version of this crate, as `--version` prints it.

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use vm_accel::accel::{AccelKind, probe};
-use vm_accel::cli::{self, Command, ExecArgs, RunArgs, STATUS_FAILURE};
+use vm_accel::cli::{self, Command, ExecArgs, RunArgs, STATUS_FAILURE, TestArgs};
 use vm_accel::console::say;
 use vm_accel::exec::{self, ExecError};
 use vm_accel::report::{self, Reports};
-use vm_accel::{loader, vm};
+use vm_accel::{loader, suite, vm};
 
 fn main() -> ExitCode {
     report::process_start();
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             say(&format!("vm-accel: {error}\n"));
             error.status()
         })),
+        Command::Test(args) => test(&args),
         Command::Probe { accel, json } => print_probe(accel, json),
         Command::Inspect { file, json } => print_inspection(&file, json),
         Command::Completions { shell } => {
@@ -55,6 +56,10 @@ fn run(args: &RunArgs) -> anyhow::Result<u8> {
 
 fn exec(args: &ExecArgs) -> Result<u8, ExecError> {
     exec::run(&args.request()?)
+}
+
+fn test(args: &TestArgs) -> anyhow::Result<u8> {
+    Ok(suite::run(&args.suite()?)?)
 }
 
 fn print_probe(accel: AccelKind, json: bool) -> anyhow::Result<u8> {

@@ -81,6 +81,8 @@ fn main() -> ExitCode {
             let guest = guest.clone();
             trials.add(name(&format!("user_space_with_{cpus}_cpus")), move || guest.work(cpus));
         }
+        let button = guest.clone();
+        trials.add(name("power_button"), move || button.power_button());
         let shell = guest.clone();
         trials.add(name("shell"), move || shell.shell());
     }
@@ -138,6 +140,18 @@ impl Debian {
                 assert!(sums.len() == 2 && sums[0] == sums[1], "{name}: {part}");
             }
         }
+    }
+
+    /// SIGTERM presses the power button, and the guest's user space powers off as it does for a user.
+    fn power_button(&self) {
+        let mut run = Run::start_with(
+            &mut self.command("vmlinuz", &["--grace", "200s"], "quiet vmaccel.do=login"),
+            DEADLINE,
+        );
+        run.wait_for("login: ");
+        run.signal(libc::SIGTERM);
+        let ended = run.end();
+        shows(ended.expect(0, &["powered off"]), "Requesting system poweroff");
     }
 
     /// Types into the guest's shell and reads its answers.

@@ -8,7 +8,8 @@ mod platform;
 mod regs;
 mod vcpu;
 
-mod ffi;
+pub mod ffi;
+pub mod host;
 #[cfg(any(target_os = "macos", test))]
 pub mod hvf;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -21,6 +22,7 @@ pub mod soft;
 #[cfg(any(target_os = "macos", test))]
 pub mod vz;
 mod whole_machine;
+pub mod whpx;
 
 use std::fmt;
 use std::io;

@@ -16,6 +16,7 @@ use super::kvm::{KvmBackend, KvmVcpu};
 use super::soft::{SoftBackend, SoftVcpu};
 #[cfg(target_os = "macos")]
 use super::vz::{NoVcpu, VzBackend};
+use super::whpx::{WhpxBackend, WhpxVcpu};
 
 /// One virtual machine on whichever backend was asked for.
 pub enum PlatformBackend {
@@ -28,6 +29,8 @@ pub enum PlatformBackend {
     /// macOS's Virtualization.framework.
     #[cfg(target_os = "macos")]
     Vz(VzBackend),
+    /// The Windows Hypervisor Platform; there is none on other hosts.
+    Whpx(WhpxBackend),
     /// The software x86-64 CPU.
     Soft(SoftBackend),
 }
@@ -43,6 +46,8 @@ pub enum PlatformVcpu {
     /// Virtualization.framework's, of which there is none.
     #[cfg(target_os = "macos")]
     Vz(NoVcpu),
+    /// WHPX's.
+    Whpx(WhpxVcpu),
     /// The software CPU's.
     Soft(SoftVcpu),
 }
@@ -57,6 +62,7 @@ macro_rules! each {
             Self::Hvf($inner) => $do,
             #[cfg(target_os = "macos")]
             Self::Vz($inner) => $do,
+            Self::Whpx($inner) => $do,
             Self::Soft($inner) => $do,
         }
     };
@@ -90,6 +96,7 @@ impl PlatformBackend {
                 Ok(choice.backend)
             }
             AccelKind::Kvm => kvm(),
+            AccelKind::Whpx => Ok(Self::Whpx(WhpxBackend::new()?)),
             AccelKind::Soft => Ok(Self::Soft(SoftBackend::new()?)),
             #[cfg(target_os = "macos")]
             AccelKind::Hvf => Ok(Self::Hvf(HvfBackend::new()?)),
@@ -99,10 +106,6 @@ impl PlatformBackend {
             AccelKind::Hvf | AccelKind::Vz => {
                 Err(AccelError::NotOnThisPlatform { kind, remedy: "It is part of macOS. Use `--accel auto`" })
             }
-            AccelKind::Whpx => Err(AccelError::NotOnThisPlatform {
-                kind,
-                remedy: "It is part of Windows. Use `--accel auto`",
-            }),
         }
     }
 }
@@ -143,6 +146,7 @@ impl Accel for PlatformBackend {
             Self::Hvf(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Hvf),
             #[cfg(target_os = "macos")]
             Self::Vz(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Vz),
+            Self::Whpx(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Whpx),
             Self::Soft(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Soft),
         }
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::run::one;
-use crate::config::{self, ConfigError};
+use super::machine::MachineFlags;
+use crate::config::ConfigError;
 use crate::exec::{Console, Request};
 
 /// The flags of `exec`.
@@ -18,18 +18,9 @@ pub struct ExecArgs {
     /// Linux kernel [default: $VM_ACCEL_KERNEL, else the newest /boot/vmlinuz-*]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// RAM: 512M, 2G, 2GiB, or a plain number of MiB [default: 512M, or more for large files]
-    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
-    pub memory: Option<String>,
-    /// Number of CPUs, 1 to 255 [default: 1]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
-    pub cpus: Option<String>,
-    /// Backend: auto, kvm, hvf, whpx, vz or soft [default: auto]
-    #[arg(long, value_name = "BACKEND")]
-    pub accel: Option<String>,
-    /// End the run with status 124 after 30s, 500ms, 2m, or plain seconds
-    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
-    pub timeout: Option<String>,
+    /// How large the machine is, what runs it, and how long.
+    #[command(flatten)]
+    pub machine: MachineFlags,
     /// More words for the kernel command line
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline_append: Option<String>,
@@ -58,14 +49,15 @@ impl ExecArgs {
     pub fn request(&self) -> Result<Request, ConfigError> {
         let (command, args) =
             self.command.split_first().map(|(c, a)| (c.clone(), a.to_vec())).unwrap_or_default();
+        let machine = self.machine.values()?;
         Ok(Request {
             command,
             args,
             kernel: self.kernel.clone(),
-            memory: one("--memory", self.memory.as_deref(), config::parse_memory)?,
-            cpus: one("--cpus", self.cpus.as_deref(), config::parse_cpus)?,
-            accel: one("--accel", self.accel.as_deref(), config::parse_accel)?,
-            timeout: one("--timeout", self.timeout.as_deref(), config::parse_timeout)?,
+            memory: machine.memory,
+            cpus: machine.cpus,
+            accel: machine.accel,
+            timeout: machine.timeout,
             cmdline: self.cmdline_append.clone(),
             with: self.with.clone(),
             copy: self.copy.clone(),

@@ -6,8 +6,10 @@
 
 mod exec;
 mod logging;
+mod machine;
 mod run;
 mod steps;
+mod test;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -19,7 +21,9 @@ use clap_complete::Shell;
 
 use crate::accel::AccelKind;
 pub use exec::ExecArgs;
+pub use machine::MachineFlags;
 pub use run::RunArgs;
+pub use test::TestArgs;
 
 /// Exit status of vm-accel's own failures, a wrong command line among them.
 pub const STATUS_FAILURE: u8 = 125;
@@ -32,6 +36,7 @@ Examples:
   vm-accel run vmlinuz --initrd initrd.cpio       a Linux kernel, its console on this terminal
   vm-accel run vm.toml --memory 2G                a configuration file, one value overridden
   vm-accel exec -- uname -r                       a command of this host in a guest
+  vm-accel test scenarios/                        many scenario files at once, with reports
   vm-accel probe                                  what can run guests here, and how fast
   vm-accel inspect vmlinuz                        what kind of kernel a file is
 
@@ -64,7 +69,8 @@ A configuration file holds the same settings as the flags, and the flags overrid
   serial = [\"stdio\", \"file:com2.log\"]
   timeout = \"30s\"
   # also: modules, flat, decompress, debug_exit, on_reset, on_shutdown, on_crash, on_panic, on_hang,
-  # grace, fail_on, succeed_on, report, junit, log, timestamps, and the steps of a script:
+  # grace, fail_on, succeed_on, expect_status (for `test`), report, junit, log, timestamps, and the
+  # steps of a script:
   [[step]]
   expect = \"login: \"
   send = 'root\\n'
@@ -81,6 +87,19 @@ Examples:
 
 The exit status is the command's own, 128+n if signal n ended it. 127 no such command, 126 it cannot be
 executed. What the guest did not survive has the statuses of `run` (120 to 124), and words on stderr.";
+
+const TEST_EXAMPLES: &str = "\
+Examples:
+  vm-accel test tests/                            every *.toml below tests/, each in a process of its own
+  vm-accel test boot.toml panic.toml -j 2 --timeout 2m
+  vm-accel test tests/ --shard 2/4 --junit junit.xml --report report.json --logs logs
+
+A scenario file is a configuration of `run`, usually with steps. It passes if its guest ends with status 0,
+or with the `expect_status` that the file names. It may take 10m if neither it nor --timeout says otherwise.
+--memory, --cpus, --accel and --timeout override what the files say.
+
+Exit status: 0 every scenario passed; 1 one did not; 125 vm-accel's own failure, such as a file that cannot
+be read, before anything starts; 128+n ended by signal n.";
 
 const PROBE_EXAMPLES: &str = "\
 Examples:
@@ -131,6 +150,9 @@ pub enum Command {
     /// Run a command of this host in a Linux guest
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(Box<ExecArgs>),
+    /// Run many scenario files at once, and tell which passed
+    #[command(after_help = TEST_EXAMPLES)]
+    Test(Box<TestArgs>),
     /// Tell which backends work on this host, and what to do about the others
     #[command(after_help = PROBE_EXAMPLES)]
     Probe {

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::machine::{MachineFlags, all, one};
 use super::steps::StepFlags;
-use crate::config::{self, ConfigError, Origin, Settings, ValueError, VmConfig};
+use crate::config::{self, ConfigError, Settings, ValueError, VmConfig};
 use crate::script::Pattern;
 
 /// The flags of `run`. Values are checked by [`RunArgs::config`], so that a flag and the file's key of
@@ -24,27 +25,18 @@ pub struct RunArgs {
     /// Kernel command line [default for Linux: console=ttyS0 panic=-1]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
-    /// RAM: 512M, 2G, 2GiB, or a plain number of MiB [default: 512M]
-    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
-    pub memory: Option<String>,
-    /// Number of CPUs, 1 to 255 [default: 1]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
-    pub cpus: Option<String>,
-    /// Backend: auto, kvm, hvf, whpx, vz or soft [default: auto]
-    #[arg(long, value_name = "BACKEND")]
-    pub accel: Option<String>,
+    /// How large the machine is, what runs it, and how long.
+    #[command(flatten)]
+    pub machine: MachineFlags,
     /// Start a flat binary there, in real or long mode [default: real below 1 MiB]
     #[arg(long, value_name = "ADDR[:real|:long]")]
     pub flat: Option<String>,
     /// A Multiboot module; may be repeated
     #[arg(long = "module", value_name = "PATH[,CMDLINE]")]
     pub modules: Vec<String>,
-    /// COM1, repeated COM2 to COM4: stdio, null, file:PATH or none [default: stdio]
+    /// COM1, repeated COM2 to COM4: stdio, null, file:PATH, unix:PATH, pty or none [default: stdio]
     #[arg(long, value_name = "BACKEND")]
     pub serial: Vec<String>,
-    /// End the run with status 124 after 30s, 500ms, 2m, or plain seconds
-    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
-    pub timeout: Option<String>,
     /// Boot a bzImage as it is; do not decompress it on the host
     #[arg(long)]
     pub no_decompress: bool,
@@ -119,6 +111,7 @@ impl RunArgs {
     }
 
     fn flags(&self) -> Result<Settings, ConfigError> {
+        let machine = self.machine.values()?;
         Ok(Settings {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
@@ -130,11 +123,11 @@ impl RunArgs {
                 (false, true) => Some(false),
                 (false, false) => None,
             },
-            memory: one("--memory", self.memory.as_deref(), config::parse_memory)?,
-            cpus: one("--cpus", self.cpus.as_deref(), config::parse_cpus)?,
-            accel: one("--accel", self.accel.as_deref(), config::parse_accel)?,
+            memory: machine.memory,
+            cpus: machine.cpus,
+            accel: machine.accel,
             serial: all("--serial", &self.serial, config::parse_serial)?,
-            timeout: one("--timeout", self.timeout.as_deref(), config::parse_timeout)?,
+            timeout: machine.timeout,
             debug_exit: one("--debug-exit", self.debug_exit.as_deref(), config::parse_debug_exit)?,
             on_reset: one("--on-reset", self.on_reset.as_deref(), config::parse_reaction)?,
             on_shutdown: one("--on-shutdown", self.on_shutdown.as_deref(), config::parse_reaction)?,
@@ -145,6 +138,7 @@ impl RunArgs {
             steps: self.steps.steps()?,
             fail_on: all("--fail-on", &self.fail_on, Pattern::new)?,
             succeed_on: all("--succeed-on", &self.succeed_on, Pattern::new)?,
+            expect_status: None,
             report: self.report.clone(),
             junit: self.junit.clone(),
             log: self.log.clone(),
@@ -155,35 +149,6 @@ impl RunArgs {
 
 fn is_config(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"))
-}
-
-/// A flag's value, where it is given.
-pub(super) fn one<T>(
-    flag: &'static str,
-    value: Option<&str>,
-    parse: fn(&str) -> Result<T, ValueError>,
-) -> Result<Option<T>, ConfigError> {
-    value
-        .map(|text| {
-            parse(text).map_err(|problem| ConfigError::Invalid {
-                origin: Box::new(Origin::Flag { flag, value: text.to_owned() }),
-                problem,
-            })
-        })
-        .transpose()
-}
-
-/// A repeated flag's values, where there are any.
-fn all<T>(
-    flag: &'static str,
-    values: &[String],
-    parse: fn(&str) -> Result<T, ValueError>,
-) -> Result<Option<Vec<T>>, ConfigError> {
-    let mut parsed = Vec::with_capacity(values.len());
-    for value in values {
-        parsed.extend(one(flag, Some(value), parse)?);
-    }
-    Ok((!parsed.is_empty()).then_some(parsed))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{SerialBackend, Settings, value};
 use crate::script::{Pattern, Step, unescape};
 
 /// The keys of the file, as they are offered when one is unknown.
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 26] = [
     "kernel",
     "initrd",
     "cmdline",
@@ -33,6 +33,7 @@ const KEYS: [&str; 25] = [
     "grace",
     "fail_on",
     "succeed_on",
+    "expect_status",
     "step",
     "report",
     "junit",
@@ -83,6 +84,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
             "grace" => settings.grace = Some(entry.parsed(value::parse_timeout)?),
             "fail_on" => settings.fail_on = Some(entry.patterns()?),
             "succeed_on" => settings.succeed_on = Some(entry.patterns()?),
+            "expect_status" => settings.expect_status = Some(entry.parsed(value::parse_status)?),
             "report" => settings.report = Some(entry.path_or_stdout()?),
             "junit" => settings.junit = Some(entry.path_or_stdout()?),
             "log" => settings.log = Some(entry.path()?),
@@ -207,6 +209,7 @@ impl<'a, 'i> Entry<'a, 'i> {
     fn serial(&self) -> Result<Option<SerialBackend>, ConfigError> {
         Ok(match self.parsed(value::parse_serial)? {
             Some(SerialBackend::File(path)) => Some(SerialBackend::File(self.file.folder.join(path))),
+            Some(SerialBackend::Unix(path)) => Some(SerialBackend::Unix(self.file.folder.join(path))),
             other => other,
         })
     }
@@ -298,7 +301,7 @@ mod tests {
             memory = 256
             cpus = 2
             accel = "soft"
-            serial = ["stdio", "file:com2.log", "none", "null"]
+            serial = ["stdio", "file:com2.log", "unix:com3", "pty"]
             timeout = 1.5
             debug_exit = "qemu"
             on_reset = "reboot"
@@ -309,6 +312,7 @@ mod tests {
             grace = "10s"
             fail_on = "Oops"
             succeed_on = ["yes", "ok"]
+            expect_status = 120
             report = "-"
             junit = "junit.xml"
             log = "/log"
@@ -338,8 +342,8 @@ mod tests {
             serial: Some(vec![
                 Some(SerialBackend::Stdio),
                 Some(SerialBackend::File("/vms/com2.log".into())),
-                None,
-                Some(SerialBackend::Null),
+                Some(SerialBackend::Unix("/vms/com3".into())),
+                Some(SerialBackend::Pty),
             ]),
             timeout: Some(Duration::from_millis(1500)),
             debug_exit: Some(DebugExit::Qemu),
@@ -351,6 +355,7 @@ mod tests {
             grace: Some(Duration::from_secs(10)),
             fail_on: Some(vec![Pattern::new("Oops").unwrap()]),
             succeed_on: Some(vec![Pattern::new("yes").unwrap(), Pattern::new("ok").unwrap()]),
+            expect_status: Some(120),
             report: Some("-".into()),
             junit: Some("/vms/junit.xml".into()),
             log: Some("/log".into()),
@@ -409,6 +414,8 @@ mod tests {
             ("step = 'x'", "not a step"),
             ("fail_on = ['ok', 'x*']", "`fail_on = 'x*'` in vm.toml line 1"),
             ("on_hang = 'reboot'", "Write `wait`"),
+            ("cpus = 1\nexpect_status = 256", "`expect_status = 256` in vm.toml line 2: not an exit status"),
+            ("expect_status = 'panic'", "not an exit status"),
         ] {
             let message = message(text);
             assert!(message.contains(word), "{message}");

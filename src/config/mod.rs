@@ -19,7 +19,7 @@ pub use error::{ConfigError, Origin, ValueError};
 pub use reaction::{Reaction, Reactions, parse_on_hang, parse_reaction};
 pub use value::{
     MAX_CPUS, MAX_MEMORY, MAX_TIMEOUT, MIN_MEMORY, parse_accel, parse_cpus, parse_debug_exit, parse_flat,
-    parse_memory, parse_module, parse_serial, parse_timeout,
+    parse_memory, parse_module, parse_serial, parse_status, parse_timeout,
 };
 
 /// RAM of a machine that is not told how much, in bytes: enough for a distribution's kernel with its
@@ -63,6 +63,10 @@ pub enum SerialBackend {
     Stdio,
     /// A file, output only; replaced if it exists.
     File(PathBuf),
+    /// A Unix socket at this path, which is listened on.
+    Unix(PathBuf),
+    /// A new pty, whose name is told on stderr.
+    Pty,
     /// Nowhere.
     Null,
 }
@@ -121,6 +125,8 @@ pub struct VmConfig {
     pub grace: Option<Duration>,
     /// What to wait for on COM1, and what to type there.
     pub script: Script,
+    /// The exit status that a test of this machine passes with.
+    pub expect_status: u8,
     /// Where the JSON report goes; `-` is stdout.
     pub report: Option<PathBuf>,
     /// Where the JUnit report goes; `-` is stdout.
@@ -149,6 +155,7 @@ impl Default for VmConfig {
             reactions: Reactions::default(),
             grace: None,
             script: Script::default(),
+            expect_status: 0,
             report: None,
             junit: None,
             log: None,
@@ -210,6 +217,8 @@ pub struct Settings {
     pub fail_on: Option<Vec<Pattern>>,
     /// Output that is success.
     pub succeed_on: Option<Vec<Pattern>>,
+    /// The exit status that a test passes with.
+    pub expect_status: Option<u8>,
     /// Where the JSON report goes.
     pub report: Option<PathBuf>,
     /// Where the JUnit report goes.
@@ -256,6 +265,7 @@ impl Settings {
             steps: stronger.steps.or(self.steps),
             fail_on: stronger.fail_on.or(self.fail_on),
             succeed_on: stronger.succeed_on.or(self.succeed_on),
+            expect_status: stronger.expect_status.or(self.expect_status),
             report: stronger.report.or(self.report),
             junit: stronger.junit.or(self.junit),
             log: stronger.log.or(self.log),
@@ -299,6 +309,7 @@ impl Settings {
                 fail_on: self.fail_on.unwrap_or_default(),
                 succeed_on: self.succeed_on.unwrap_or_default(),
             },
+            expect_status: self.expect_status.unwrap_or_default(),
             report: self.report,
             junit: self.junit,
             log: self.log,
@@ -323,10 +334,12 @@ fn serial_ports(ports: Vec<Option<SerialBackend>>) -> Result<[Option<SerialBacke
         ));
     }
     for (index, port) in ports.into_iter().enumerate() {
-        if matches!(port, Some(SerialBackend::Stdio | SerialBackend::File(_))) && serial.contains(&port) {
+        if matches!(port, Some(SerialBackend::Stdio | SerialBackend::File(_) | SerialBackend::Unix(_)))
+            && serial.contains(&port)
+        {
             return Err(conflict(
                 format!("`serial` connects COM{} to what another port is connected to already", index + 1),
-                "Give each port a file of its own, and `stdio` to one port only",
+                "Give each port a file or socket of its own, and `stdio` to one port only",
             ));
         }
         if let Some(slot) = serial.get_mut(index) {

@@ -60,6 +60,17 @@ pub fn parse_memory(text: &str) -> Result<u64, ValueError> {
     Ok(bytes)
 }
 
+/// Parses an exit status.
+///
+/// # Errors
+/// When it is no number from 0 to 255.
+pub fn parse_status(text: &str) -> Result<u8, ValueError> {
+    let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
+        ValueError::new("not an exit status", "Write a number from 0 to 255, such as 120 for a panic")
+    })
+}
+
 /// Parses a number of vCPUs.
 ///
 /// # Errors
@@ -155,23 +166,28 @@ fn parse_digits(digits: &str, radix: u32) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// Parses what a serial port is connected to: `stdio`, `null`, `file:PATH`, or `none` for no port.
+/// Parses what a serial port is connected to: `stdio`, `null`, `file:PATH`, `unix:PATH`, `pty`, or `none`
+/// for no port.
 ///
 /// # Errors
 /// When it is none of these.
 pub fn parse_serial(text: &str) -> Result<Option<SerialBackend>, ValueError> {
-    match text {
-        "stdio" => Ok(Some(SerialBackend::Stdio)),
-        "null" => Ok(Some(SerialBackend::Null)),
-        "none" => Ok(None),
-        _ => match text.strip_prefix("file:") {
-            Some("") => Err(ValueError::new("no file name", "Write a path, such as `file:serial.log`")),
-            Some(path) => Ok(Some(SerialBackend::File(PathBuf::from(path)))),
-            None => Err(ValueError::new(
-                "not a serial backend",
-                "Write `stdio`, `null`, `file:PATH`, or `none` for no port",
-            )),
-        },
+    let (kind, path) = text.split_once(':').map_or((text, None), |(kind, path)| (kind, Some(path)));
+    match (kind, path) {
+        ("stdio", None) => Ok(Some(SerialBackend::Stdio)),
+        ("null", None) => Ok(Some(SerialBackend::Null)),
+        ("pty", None) => Ok(Some(SerialBackend::Pty)),
+        ("none", None) => Ok(None),
+        ("file" | "unix", Some("")) => Err(ValueError::new(
+            "no file name",
+            format!("Write a path, such as `{kind}:serial.{}`", if kind == "file" { "log" } else { "sock" }),
+        )),
+        ("file", Some(path)) => Ok(Some(SerialBackend::File(PathBuf::from(path)))),
+        ("unix", Some(path)) => Ok(Some(SerialBackend::Unix(PathBuf::from(path)))),
+        _ => Err(ValueError::new(
+            "not a serial backend",
+            "Write `stdio`, `null`, `file:PATH`, `unix:PATH`, `pty`, or `none` for no port",
+        )),
     }
 }
 
@@ -315,8 +331,11 @@ mod tests {
         assert_eq!(parse_serial("null"), Ok(Some(SerialBackend::Null)));
         assert_eq!(parse_serial("none"), Ok(None));
         assert_eq!(parse_serial("file:a:b"), Ok(Some(SerialBackend::File("a:b".into()))));
-        assert!(parse_serial("file:").is_err());
-        assert!(parse_serial("tty").is_err());
+        assert_eq!(parse_serial("unix:/run/a"), Ok(Some(SerialBackend::Unix("/run/a".into()))));
+        assert_eq!(parse_serial("pty"), Ok(Some(SerialBackend::Pty)));
+        for text in ["", "file:", "file", "unix:", "unix", "pty:", "pty:x", "stdio:", "none:", "tty"] {
+            assert!(parse_serial(text).is_err(), "{text}");
+        }
         assert_eq!(parse_module("m"), Ok(Module { path: "m".into(), cmdline: String::new() }));
         assert_eq!(parse_module("m,a,b c"), Ok(Module { path: "m".into(), cmdline: "a,b c".into() }));
         assert!(parse_module(",a").is_err());

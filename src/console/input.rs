@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::escape::{EscapeFilter, HELP, Key};
-use super::platform::{Doorbell, Got, Input};
 use super::say::say;
+use crate::accel::host::{Doorbell, Got, Input};
 
 /// Typed bytes that are kept for a guest that takes none. A pipe's are left in the pipe instead.
 const TYPED_AHEAD: usize = 1 << 20;
@@ -75,6 +75,14 @@ impl StdinPump {
         };
         thread::Builder::new().name("stdin".to_owned()).spawn(move || pump.run())?;
         Ok((Self { bell, stop, done }, room))
+    }
+}
+
+#[cfg(test)]
+impl StdinPump {
+    /// Whether the thread ends within `patience`.
+    pub(crate) fn ends_within(&self, patience: Duration) -> bool {
+        self.done.recv_timeout(patience).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected)
     }
 }
 
@@ -176,9 +184,7 @@ impl<T: FnMut(&[u8]) -> usize, E: Fn()> Pump<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
     use std::io::Write;
-    use std::os::fd::{AsRawFd, FromRawFd};
     use std::sync::Mutex;
 
     /// Long enough for a loaded machine; a test that passes does not wait for it.
@@ -196,11 +202,7 @@ mod tests {
 
     /// What comes until the pump ends.
     fn all(pump: &StdinPump, receiver: &Receiver<Vec<u8>>) -> Vec<u8> {
-        assert!(
-            pump.done
-                .recv_timeout(PATIENCE)
-                .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected)
-        );
+        assert!(pump.ends_within(PATIENCE));
         receiver.try_iter().flatten().collect()
     }
 
@@ -208,35 +210,20 @@ mod tests {
     fn a_pipe_passes_unchanged_and_ends() {
         let (reader, mut writer) = io::pipe().unwrap();
         let (take, taken) = collect();
-        let (pump, _room) = StdinPump::start(Input::from_fd(reader.as_raw_fd()), take, || {}).unwrap();
+        let (pump, _room) = StdinPump::start(Input::of_pipe(reader), take, || {}).unwrap();
         writer.write_all(b"a\x01x\n\x01\x01").unwrap();
         drop(writer);
         assert_eq!(all(&pump, &taken), b"a\x01x\n\x01\x01");
     }
 
     #[test]
-    fn null_a_directory_and_a_closed_descriptor_end() {
-        let null = File::open("/dev/null").unwrap();
-        let folder = File::open(".").unwrap();
-        for fd in [null.as_raw_fd(), folder.as_raw_fd(), 9999] {
-            let (take, taken) = collect();
-            let (pump, _room) = StdinPump::start(Input::from_fd(fd), take, || {}).unwrap();
-            assert_eq!(all(&pump, &taken), b"");
-        }
-    }
-
-    #[test]
     fn a_silent_pipe_does_not_keep_the_pump() {
         let (reader, _writer) = io::pipe().unwrap();
         let (take, _taken) = collect();
-        let (pump, _room) = StdinPump::start(Input::from_fd(reader.as_raw_fd()), take, || {}).unwrap();
+        let (pump, _room) = StdinPump::start(Input::of_pipe(reader), take, || {}).unwrap();
         pump.stop.store(true, Ordering::SeqCst);
         pump.bell.ring();
-        assert!(
-            pump.done
-                .recv_timeout(PATIENCE)
-                .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected)
-        );
+        assert!(pump.ends_within(PATIENCE));
     }
 
     #[test]
@@ -252,7 +239,7 @@ mod tests {
             let _ = sender.send(bytes[..count].to_vec());
             count
         };
-        let (pump, room) = StdinPump::start(Input::from_fd(reader.as_raw_fd()), take, || {}).unwrap();
+        let (pump, room) = StdinPump::start(Input::of_pipe(reader), take, || {}).unwrap();
         writer.write_all(b"abcdef").unwrap();
         drop(writer);
         let mut got = Vec::new();
@@ -263,31 +250,5 @@ mod tests {
         }
         assert_eq!(got, b"abcdef");
         drop(pump);
-    }
-
-    #[test]
-    fn the_escape_key_is_heard_while_the_guest_takes_nothing() {
-        let (mut primary, mut replica) = (0, 0);
-        let null = std::ptr::null_mut;
-        // SAFETY: the descriptors are valid for writes, and the other arguments may be null.
-        assert_eq!(
-            unsafe { libc::openpty(&mut primary, &mut replica, null(), null().cast(), null().cast()) },
-            0
-        );
-        // SAFETY: both descriptors are open and nobody else's.
-        let (mut primary, replica) = unsafe { (File::from_raw_fd(primary), File::from_raw_fd(replica)) };
-        let (sender, escaped) = channel();
-        let (_pump, _room) = StdinPump::start(
-            Input::from_fd(replica.as_raw_fd()),
-            |_| 0,
-            move || {
-                let _ = sender.send(());
-            },
-        )
-        .unwrap();
-        // The pty is in line mode, so a newline makes the line readable.
-        primary.write_all(b"text\n").unwrap();
-        primary.write_all(b"\x01x\n").unwrap();
-        escaped.recv_timeout(PATIENCE).unwrap();
     }
 }

@@ -9,12 +9,11 @@ mod escape;
 mod input;
 mod output;
 mod say;
+mod socket_error;
 
-#[cfg(unix)]
-#[path = "unix/mod.rs"]
-mod platform;
-
+pub use crate::accel::host::child;
+pub use crate::accel::host::{Doorbell, FarEnd, Input, OutputFile, RawMode, ResourceUsage, Signals};
 pub use input::{RoomBell, StdinPump};
 pub use output::{GuestOutput, OutputError, Sink, Waker};
-pub use platform::{Doorbell, Input, OutputFile, RawMode, ResourceUsage, Signals};
 pub use say::say;
+pub use socket_error::SocketError;

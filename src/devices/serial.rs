@@ -28,6 +28,7 @@ const IER_RECEIVED: u8 = 1;
 const IER_THR_EMPTY: u8 = 2;
 const IER_LINE_STATUS: u8 = 4;
 const IER_MODEM_STATUS: u8 = 8;
+const IER_ALL: u8 = 0xF;
 
 const IIR_NONE: u8 = 1;
 const IIR_MODEM_STATUS: u8 = 0;
@@ -42,6 +43,8 @@ const FCR_CLEAR_RECEIVER: u8 = 2;
 
 const LCR_DIVISOR_LATCH: u8 = 0x80;
 
+/// Opens the way of the interrupt on a PC.
+const MCR_OUT2: u8 = 8;
 const MCR_LOOPBACK: u8 = 0x10;
 
 const LSR_DATA_READY: u8 = 1;
@@ -126,7 +129,9 @@ impl Serial {
     }
 
     fn room(&self) -> usize {
-        let attended = self.ier & IER_RECEIVED != 0 || self.polls >= POLLS_OF_A_READER;
+        // A probe sets every bit for a moment, to see which exist, and clears the FIFO later.
+        let probed = self.ier == IER_ALL && self.mcr & MCR_OUT2 == 0 && !self.has_fifos();
+        let attended = (self.ier & IER_RECEIVED != 0 && !probed) || self.polls >= POLLS_OF_A_READER;
         if attended && self.mcr & MCR_LOOPBACK == 0 {
             self.capacity().saturating_sub(self.received.len())
         } else {
@@ -387,6 +392,20 @@ mod tests {
         assert_eq!(rig.serial.enqueue(b"early"), 5);
         assert!(rig.irq.level());
         assert_eq!(rig.get(2), 0xC4);
+    }
+
+    /// What Linux's autoconfig does with IER, before it clears the FIFO.
+    #[test]
+    fn a_probe_loses_no_input() {
+        let mut rig = Rig::new();
+        rig.set(4, 1);
+        rig.set(1, 0xF);
+        assert_eq!(rig.serial.enqueue(b"early"), 0);
+        rig.set(1, 0);
+        rig.set(2, 7);
+        rig.set(4, 9);
+        rig.set(1, 0xF);
+        assert_eq!(rig.serial.enqueue(b"early"), 5, "all interrupts of a driver that wants them");
     }
 
     #[test]

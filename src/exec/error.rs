@@ -17,6 +17,11 @@ pub enum ExecError {
     /// The machine.
     #[error(transparent)]
     Vm(#[from] VmError),
+    /// The host's programs are not Linux programs.
+    #[error(
+        "exec brings a Linux host's commands into a guest, and this host has none. Use `vm-accel run` with an initramfs that has them"
+    )]
+    NoLinuxHost,
     /// No such command on the host.
     #[error("{command}: command not found")]
     NotFound {

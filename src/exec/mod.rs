@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::accel::AccelKind;
+use crate::accel::{AccelKind, host};
 use crate::config::{DEFAULT_MEMORY, KernelSource, SerialBackend, VmConfig};
 use crate::console::{Input, StdinPump, say};
 use crate::devices::lock;
@@ -99,6 +99,9 @@ pub struct Request {
 /// # Errors
 /// When the command cannot be run at all.
 pub fn run(request: &Request) -> Result<u8, ExecError> {
+    if !host::RUNS_LINUX_PROGRAMS {
+        return Err(ExecError::NoLinuxHost);
+    }
     let kernel = match (&request.kernel, std::env::var_os("VM_ACCEL_KERNEL").filter(|path| !path.is_empty()))
     {
         (Some(kernel), _) => kernel.clone(),

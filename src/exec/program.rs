@@ -1,13 +1,13 @@
 //! A command of the host, and everything that it needs in the guest.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::ExecError;
 use super::elf;
 use super::libraries::Linker;
 use super::tree::Tree;
+use crate::accel::host;
 
 /// How many interpreters may need interpreters themselves; Linux's own limit is less.
 const MAX_INTERPRETERS: usize = 4;
@@ -30,7 +30,7 @@ pub fn find(command: &str, search: &str) -> Result<PathBuf, ExecError> {
         let Ok(metadata) = path.metadata() else { continue };
         if metadata.is_dir() {
             refused.get_or_insert("it is a directory");
-        } else if metadata.permissions().mode() & 0o111 == 0 {
+        } else if !host::is_executable(&metadata) {
             refused.get_or_insert("it has no execute permission; add it with chmod +x");
         } else {
             return std::path::absolute(&path).map_err(|source| ExecError::Read { path, source });
@@ -100,7 +100,7 @@ mod tests {
 
     fn executable(path: &Path, content: &[u8]) {
         fs::write(path, content).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        host::make_executable(path).unwrap();
     }
 
     #[test]

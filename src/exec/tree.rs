@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use cpio::newc::{self, Builder, ModeFileType};
 
 use super::ExecError;
+use crate::accel::host;
 
 /// As many symbolic links as Linux follows in one path.
 const MAX_LINKS: usize = 40;
@@ -141,7 +141,7 @@ impl Tree {
                 // Said now, and not in the middle of the archive.
                 fs::File::open(&from).map_err(|source| ExecError::Read { path: from.clone(), source })?;
                 Node::File(Content::Host(std::path::absolute(&from).unwrap_or_else(|_| from.clone())))
-            } else if kind.is_fifo() {
+            } else if host::is_fifo(kind) {
                 Node::Fifo
             } else {
                 log::warn!("{} is a socket or device; it is not copied", from.display());
@@ -261,8 +261,8 @@ impl Tree {
 
 impl Entry {
     fn of(metadata: &Metadata, node: Node) -> Self {
-        let mtime = metadata.mtime().clamp(0, u32::MAX.into()) as u32;
-        Self { node, mode: metadata.permissions().mode() & 0o7777, mtime }
+        let mtime = host::modified_seconds(metadata).clamp(0, u32::MAX.into()) as u32;
+        Self { node, mode: host::permissions(metadata), mtime }
     }
 }
 
@@ -291,7 +291,7 @@ fn too_many_links(path: &Path) -> ExecError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use crate::accel::host::symlink;
 
     /// Names, modes and contents of an archive.
     fn unpack(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {

@@ -2,7 +2,7 @@
 //! output. `docs/report.md` has the schema.
 #![forbid(unsafe_code)]
 
-mod junit;
+pub mod junit;
 mod log;
 
 use std::collections::BTreeMap;
@@ -12,17 +12,19 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::{KernelSource, VmConfig};
 use crate::console::ResourceUsage;
 use crate::outcome::Outcome;
-use crate::vm::{Ended, VmError};
+use crate::vm::{Ended, Registers, VmError};
 pub use log::SerialLog;
 
 /// The version of the schema: it changes when a field changes its meaning or goes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
+/// The outcome that is a failure of vm-accel or the host.
+const FAILURE: &str = "error";
 /// The path that means stdout.
 const STDOUT: &str = "-";
 
@@ -53,16 +55,20 @@ pub struct Reports {
     junit: Option<Target>,
 }
 
-/// A file, or stdout.
+/// A file, or stdout, that a report goes to.
 #[derive(Debug)]
-struct Target {
+pub struct Target {
     flag: &'static str,
     path: PathBuf,
     file: Option<File>,
 }
 
 impl Target {
-    fn open(flag: &'static str, path: &Path) -> Result<Self, ReportError> {
+    /// Opens the file at `path`, which `flag` names; `-` is stdout.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn open(flag: &'static str, path: &Path) -> Result<Self, ReportError> {
         let file = match path.to_str() {
             Some(STDOUT) => None,
             _ => Some(File::create(path).map_err(|reason| ReportError {
@@ -74,7 +80,17 @@ impl Target {
         Ok(Self { flag, path: path.to_owned(), file })
     }
 
-    fn write(self, text: &str) -> Result<(), ReportError> {
+    /// Whether this is stdout.
+    #[must_use]
+    pub fn is_stdout(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Writes the report.
+    ///
+    /// # Errors
+    /// When the host does not take it.
+    pub fn write(self, text: &str) -> Result<(), ReportError> {
         let written = match self.file {
             Some(mut file) => file.write_all(text.as_bytes()),
             None => io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()),
@@ -109,7 +125,9 @@ impl Reports {
         }
         let report = Report::new(config, end, status);
         if let Some(target) = self.junit {
-            target.write(&junit::document(&report))?;
+            let name = report.kernel.file.as_deref().unwrap_or("the built-in guest");
+            let suite = junit::Suite::of_run(name, &report);
+            target.write(&junit::document(&[suite], report.times_ms.end / 1000.0))?;
         }
         if let Some(target) = self.json {
             // A struct of strings and numbers always is JSON.
@@ -120,41 +138,47 @@ impl Reports {
     }
 }
 
-/// The report. Times are milliseconds since the process started.
-#[derive(Debug, Serialize)]
-struct Report {
+/// The report of a run; `docs/report.md` tells of every field. Times are milliseconds since the process
+/// started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
     version: u32,
     program: String,
-    outcome: &'static str,
+    /// The outcome in one word.
+    pub outcome: String,
     message: String,
-    status: u8,
+    /// The exit status.
+    pub status: u8,
+    expected_status: u8,
+    waiting: Option<String>,
     backend: Option<Backend>,
     kernel: Kernel,
     boots: u32,
     times_ms: Times,
-    exits: BTreeMap<&'static str, u64>,
+    exits: BTreeMap<String, u64>,
     serial_bytes: u64,
     peak_rss_bytes: u64,
     cpu_time_ms: f64,
     steps: Vec<Step>,
-    registers: Option<BTreeMap<String, String>>,
-    last_lines: Vec<String>,
+    registers: Option<Vec<Option<BTreeMap<String, String>>>>,
+    /// The last lines of COM1, if the run ended badly.
+    pub last_lines: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Backend {
     name: String,
     reason: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Kernel {
     file: Option<String>,
     protocol: Option<String>,
     version: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Times {
     first_instruction: Option<f64>,
     first_serial_byte: Option<f64>,
@@ -162,13 +186,13 @@ struct Times {
     end: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Step {
     number: usize,
     name: Option<String>,
     expect: Option<String>,
     send: Option<String>,
-    result: &'static str,
+    result: String,
     matched: Option<String>,
     begin_ms: Option<f64>,
     end_ms: Option<f64>,
@@ -181,16 +205,37 @@ fn milliseconds(time: Instant) -> f64 {
 }
 
 impl Report {
+    /// Whether a test with this outcome passes.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        // A failure of vm-accel or the host is nobody's wish.
+        self.status == self.expected_status && self.outcome != FAILURE
+    }
+
+    /// The outcome in words, with the step that was waiting for something.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match &self.waiting {
+            Some(waiting) => format!("{}; {waiting}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     fn new(config: &VmConfig, end: Result<&Ended, &VmError>, status: u8) -> Self {
         let usage = ResourceUsage::of_this_process();
         let facts = end.ok().map(|ended| &ended.facts);
-        let bad = end.map_or(true, |ended| ended.outcome.is_bad());
+        let bad = status != 0 || end.map_or(true, |ended| ended.outcome.is_bad());
         Self {
             version: SCHEMA,
             program: format!("vm-accel {}", crate::VERSION),
-            outcome: end.map_or("error", |ended| kind(&ended.outcome)),
+            outcome: end.map_or(FAILURE, |ended| kind(&ended.outcome)).to_owned(),
             message: end.map_or_else(ToString::to_string, |ended| ended.outcome.to_string()),
             status,
+            expected_status: config.expect_status,
+            waiting: end
+                .ok()
+                .and_then(|ended| ended.unfinished.as_ref())
+                .and_then(|unfinished| unfinished.waiting.clone()),
             backend: end
                 .ok()
                 .map(|ended| Backend { name: ended.accel.to_string(), reason: ended.facts.reason.clone() }),
@@ -209,17 +254,24 @@ impl Report {
                 init: facts.and_then(|facts| facts.init_seen).map(milliseconds),
                 end: milliseconds(facts.and_then(|facts| facts.end).unwrap_or_else(Instant::now)),
             },
-            exits: facts.map(|facts| facts.exits.by_name().collect()).unwrap_or_default(),
+            exits: facts
+                .map(|facts| facts.exits.by_name().map(|(name, count)| (name.to_owned(), count)).collect())
+                .unwrap_or_default(),
             serial_bytes: facts.map_or(0, |facts| facts.serial_bytes),
             peak_rss_bytes: usage.peak_rss_bytes,
             cpu_time_ms: usage.cpu_time.as_micros() as f64 / 1000.0,
             steps: steps(config, end),
-            registers: facts.filter(|_| bad).and_then(|facts| facts.registers.as_ref()).map(|registers| {
-                registers.iter().map(|(name, value)| (name.clone(), format!("{value:#x}"))).collect()
-            }),
+            registers: facts
+                .filter(|facts| bad && !facts.registers.is_empty())
+                .map(|facts| facts.registers.iter().map(|cpu| cpu.as_ref().map(hexadecimal)).collect()),
             last_lines: facts.filter(|_| bad).map(|facts| facts.last_lines.clone()).unwrap_or_default(),
         }
     }
+}
+
+/// The registers of one CPU by name.
+fn hexadecimal(registers: &Registers) -> BTreeMap<String, String> {
+    registers.iter().map(|(name, value)| (name.clone(), format!("{value:#x}"))).collect()
 }
 
 fn steps(config: &VmConfig, end: Result<&Ended, &VmError>) -> Vec<Step> {
@@ -238,7 +290,8 @@ fn steps(config: &VmConfig, end: Result<&Ended, &VmError>) -> Vec<Step> {
                     Some(true) => "sent",
                     Some(false) => "failed",
                     None => "not-reached",
-                },
+                }
+                .to_owned(),
                 matched: record.and_then(|record| record.matched.clone()),
                 begin_ms: record.map(|record| milliseconds(record.begun)),
                 end_ms: record.and_then(|record| record.done).map(milliseconds),

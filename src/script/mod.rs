@@ -12,9 +12,11 @@ mod tail;
 
 use std::time::Duration;
 
+pub use ansi::AnsiFilter;
 pub use escapes::unescape;
 pub use pattern::Pattern;
 pub use runner::{Failure, Runner, StepRecord, Verdict};
+pub use tail::{Tail, printable};
 
 /// One step of a script.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -7,6 +7,9 @@ use std::time::Instant;
 use crate::accel::{VcpuExit, VcpuOps};
 use crate::script::StepRecord;
 
+/// The registers of one vCPU: name and value.
+pub type Registers = Vec<(String, u64)>;
+
 /// Names of the kinds of exits, in the order of [`ExitCounts`].
 const KINDS: [&str; 10] = [
     "io_in",
@@ -83,8 +86,8 @@ pub struct Facts {
     pub serial_bytes: u64,
     /// The steps of the script, as far as they have begun.
     pub steps: Vec<StepRecord>,
-    /// The registers of vCPU 0 at the end, where the backend could tell.
-    pub registers: Option<Vec<(String, u64)>>,
+    /// The registers of each vCPU at the end, where the backend could tell; none where nobody wants them.
+    pub registers: Vec<Option<Registers>>,
     /// The last lines of COM1's output, where anything followed it.
     pub last_lines: Vec<String>,
 }
@@ -111,7 +114,7 @@ impl SerialCount {
 }
 
 /// The registers of `vcpu` by name.
-pub fn registers<V: VcpuOps>(vcpu: &V) -> Option<Vec<(String, u64)>> {
+pub fn registers<V: VcpuOps>(vcpu: &V) -> Option<Registers> {
     let registers = vcpu.get_regs().ok()?.named().into_iter().chain(vcpu.get_special_regs().ok()?.named());
     Some(registers.map(|(name, value)| (name.to_owned(), value)).collect())
 }

@@ -59,6 +59,14 @@ pub fn open_kernel(config: &VmConfig) -> Result<Kernel, LoadError> {
     Ok(Kernel::File(image, guest))
 }
 
+/// The architecture of the guest that `config` describes; `None` is one that runs on every one.
+///
+/// # Errors
+/// When the kernel cannot be read or is none.
+pub fn guest_arch(config: &VmConfig) -> Result<Option<GuestArch>, LoadError> {
+    Ok(open_kernel(config)?.wants())
+}
+
 /// The backend that is asked for, and why it is taken.
 pub fn create_backend(kind: AccelKind, wanted: Option<GuestArch>) -> Result<Choice, AccelError> {
     if kind == AccelKind::Auto {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{SerialBackend, VmConfig};
-use crate::console::{Doorbell, Input, RoomBell, Signals, StdinPump};
+use crate::console::{Doorbell, FarEnd, Input, OutputError, RoomBell, Signals, StdinPump, say};
 use crate::devices::lock;
 use crate::report::SerialLog;
 
@@ -31,7 +31,14 @@ pub enum SerialPort {
         /// The file.
         file: Arc<Mutex<BufWriter<File>>>,
     },
+    /// A socket or a pty.
+    Line(Arc<FarEnd>),
 }
+
+/// The serial port of the present boot.
+type Slot = Arc<Mutex<Option<Arc<dyn Typist>>>>;
+/// COM1 to COM4 of a boot.
+pub type Ports = [Option<Arc<dyn Typist>>; 4];
 
 /// The host's side.
 pub struct Host {
@@ -49,8 +56,10 @@ pub struct Host {
     pub watcher: Option<Arc<Watcher>>,
     /// When the run's time is over, and how long it is.
     pub limit: Option<(Instant, Duration)>,
-    /// The console of the present boot that stdin goes to.
-    stdin: Mutex<Option<Arc<dyn Typist>>>,
+    /// COM1 to COM4 of the present boot.
+    ports: [Slot; 4],
+    /// Which of them stdin goes to.
+    stdin: Option<usize>,
     pump: Mutex<Option<StdinPump>>,
     room: OnceLock<RoomBell>,
     escaped: AtomicBool,
@@ -62,10 +71,11 @@ impl Host {
     /// # Errors
     /// When a file cannot be made, or the host refuses something.
     pub fn new(config: &VmConfig, start: Instant) -> Result<Self, VmError> {
+        let ports: [Slot; 4] = Default::default();
         let mut serial = [const { None }; 4];
-        for (port, backend) in serial.iter_mut().zip(&config.serial) {
-            if let Some(backend) = backend {
-                *port = Some(open(backend)?);
+        for (number, (port, backend)) in serial.iter_mut().zip(&config.serial).enumerate() {
+            if let (Some(backend), Some(slot)) = (backend, ports.get(number)) {
+                *port = Some(open(backend, number, slot)?);
             }
         }
         let bell = Arc::new(Doorbell::new().map_err(VmError::Console)?);
@@ -88,16 +98,52 @@ impl Host {
             watcher,
             // A time limit too far away to be an instant is none.
             limit: config.timeout.and_then(|timeout| Some((start.checked_add(timeout)?, timeout))),
-            stdin: Mutex::new(None),
+            ports,
+            stdin: config.serial.iter().position(|port| *port == Some(SerialBackend::Stdio)),
             pump: Mutex::new(None),
             room: OnceLock::new(),
             escaped: AtomicBool::new(false),
         })
     }
 
-    /// Sends stdin to `port` from now on.
-    pub fn connect_stdin(&self, port: Option<Arc<dyn Typist>>) {
-        *lock(&self.stdin) = port;
+    /// Connects the ports of a new boot.
+    pub fn connect(&self, ports: &Ports) {
+        for (slot, port) in self.ports.iter().zip(ports) {
+            lock(slot).clone_from(port);
+        }
+        for line in self.lines() {
+            line.set_ending(false);
+        }
+    }
+
+    /// Disconnects the ports of a boot that is over, so that no input is lost in them.
+    pub fn disconnect(&self) {
+        self.ports.iter().for_each(|slot| *lock(slot) = None);
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &FarEnd> {
+        self.serial.iter().flatten().filter_map(|port| match port {
+            SerialPort::Line(line) => Some(&**line),
+            _ => None,
+        })
+    }
+
+    /// From now on no vCPU waits for a slow reader of a socket or pty.
+    pub fn stop_waiting(&self) {
+        self.lines().for_each(|line| line.set_ending(true));
+    }
+
+    /// Hands over the last output of sockets and ptys, and closes them. Each waits for a slow reader until
+    /// `give_up` says that the time is over.
+    ///
+    /// # Errors
+    /// When output is lost.
+    pub fn close_lines(&self, mut give_up: impl FnMut() -> bool) -> Result<(), OutputError> {
+        let mut result = Ok(());
+        for line in self.lines() {
+            result = result.and(line.finish(&mut give_up));
+        }
+        result
     }
 
     /// Begins to read stdin, if that has not begun yet.
@@ -114,7 +160,7 @@ impl Host {
         let (started, room) = StdinPump::start(
             Input::stdin(),
             move |bytes| {
-                let port = take.upgrade().and_then(|host| lock(&host.stdin).clone());
+                let port = take.upgrade().and_then(|host| lock(host.ports.get(host.stdin?)?).clone());
                 port.map_or(0, |port| port.type_in(bytes))
             },
             move || {
@@ -159,19 +205,39 @@ impl Host {
         self.escaped.load(Ordering::Acquire)
     }
 
-    /// A serial port that could not take all its input can take more.
-    pub fn port_has_room(&self) {
-        if let Some(room) = self.room.get() {
+    /// Whether anything on the host's side writes to the serial port `number`, from 0.
+    pub fn has_input_for(&self, number: usize) -> bool {
+        let scripted = number == 0 && self.watcher.is_some();
+        let line = matches!(self.serial.get(number), Some(Some(SerialPort::Line(_))));
+        self.stdin == Some(number) || scripted || line
+    }
+
+    /// The serial port `number` can take more input, after it could not take all.
+    pub fn port_has_room(&self, number: usize) {
+        if let Some(room) = self.room.get().filter(|_| self.stdin == Some(number)) {
             room.ring();
         }
-        if self.watcher.is_some() {
+        if let Some(Some(SerialPort::Line(line))) = self.serial.get(number) {
+            line.port_has_room();
+        }
+        if number == 0 && self.watcher.is_some() {
             self.bell.ring();
         }
     }
 }
 
-fn open(backend: &SerialBackend) -> Result<SerialPort, VmError> {
+/// Opens the far end of the serial port `number`, from 0, whose near end is in `slot`.
+fn open(backend: &SerialBackend, number: usize, slot: &Slot) -> Result<SerialPort, VmError> {
+    let slot = Arc::clone(slot);
+    // A vCPU may hold the port while it waits for room in the output, so this must not wait for it.
+    let take = move |bytes: &[u8]| lock(&slot).as_ref().map_or(0, |port| port.try_type_in(bytes));
     Ok(match backend {
+        SerialBackend::Unix(path) => SerialPort::Line(Arc::new(FarEnd::listen(path, take)?)),
+        SerialBackend::Pty => {
+            let pty = FarEnd::pty(take).map_err(VmError::Pty)?;
+            say(&format!("vm-accel: COM{} is {}\n", number + 1, pty.name()));
+            SerialPort::Line(Arc::new(pty))
+        }
         SerialBackend::Null => SerialPort::Null,
         SerialBackend::Stdio => SerialPort::Stdio,
         SerialBackend::File(path) => {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use crate::accel::{Gic, InterruptController, InterruptSink, Kick, MsiSink, NoController};
-use crate::config::{DebugExit, SerialBackend, VmConfig};
+use crate::config::{DebugExit, VmConfig};
 use crate::console::GuestOutput;
 use crate::devices::acpi::{self, AcpiRegisters, PowerButton};
 use crate::devices::arm64::{self, Board, BoardSetup};
@@ -32,10 +32,8 @@ pub struct Machine {
     irqchip: Option<Arc<IrqChip>>,
     /// Devices with deadlines.
     pub timers: Timers,
-    /// The serial port that is on the terminal.
-    pub stdin: Option<Arc<Mutex<Serial>>>,
-    /// COM1.
-    pub com1: Option<Arc<Mutex<Serial>>>,
+    /// COM1 to COM4.
+    pub serial: Coms,
     /// The power button, where there is one.
     pub button: Option<PowerButton>,
 }
@@ -87,22 +85,21 @@ impl Machine {
             events: Arc::clone(&events),
             waker: Arc::new(move || wake.wake_supervisor()),
         };
-        let (mut machine, serial) = match interrupts {
+        let mut machine = match interrupts {
             InterruptSink::Lapic(msi) => Self::pc(config, msi, wires)?,
             InterruptSink::Gic(gic) => Self::arm64(gic, wires)?,
         };
 
-        let on_stdio = config.serial.iter().position(|port| *port == Some(SerialBackend::Stdio));
-        machine.stdin = on_stdio.and_then(|port| serial.get(port)?.clone());
-        machine.com1 = serial.first().cloned().flatten();
-        for port in [&machine.stdin, &machine.com1].into_iter().flatten() {
-            let host = Arc::clone(host);
-            lock(port).set_room_waker(Arc::new(move || host.port_has_room()));
+        for (number, port) in machine.serial.iter().enumerate() {
+            if let Some(port) = port.as_ref().filter(|_| host.has_input_for(number)) {
+                let host = Arc::clone(host);
+                lock(port).set_room_waker(Arc::new(move || host.port_has_room(number)));
+            }
         }
         // After that, so that a waker of its own stays.
         if let Some(extension) = extension {
             let ports = &mut machine.platform.ports;
-            extension.attach(Wiring { ports, serial: &serial, events, host: streams.clone() })?;
+            extension.attach(Wiring { ports, serial: &machine.serial, events, host: streams.clone() })?;
         }
         if machine.irqchip.is_none() {
             // No instruction reaches a port: ports are a window of memory.
@@ -113,7 +110,7 @@ impl Machine {
     }
 
     /// The machine of an x86-64 guest.
-    fn pc(config: &VmConfig, msi: Arc<dyn MsiSink>, wires: Wires) -> Result<(Self, Coms), VmError> {
+    fn pc(config: &VmConfig, msi: Arc<dyn MsiSink>, wires: Wires) -> Result<Self, VmError> {
         let (low, high) = memory::split(config.memory);
         let mut pc = Pc::new(PcSetup {
             clock: Arc::new(HostClock),
@@ -130,19 +127,17 @@ impl Machine {
         let button = registers.power_button();
         let (base, len) = (acpi::ACPI_PORT.into(), acpi::ACPI_PORTS.into());
         pc.ports.insert(base, len, "acpi registers", Arc::new(Mutex::new(registers)))?;
-        let machine = Self {
+        Ok(Self {
             platform: Platform { ports: pc.ports, mmio: pc.mmio },
             irqchip: Some(pc.irqchip),
             timers: pc.timers,
-            stdin: None,
-            com1: None,
+            serial: pc.serial,
             button: Some(button),
-        };
-        Ok((machine, pc.serial))
+        })
     }
 
     /// The machine of an AArch64 guest.
-    fn arm64(gic: Gic, wires: Wires) -> Result<(Self, Coms), VmError> {
+    fn arm64(gic: Gic, wires: Wires) -> Result<Self, VmError> {
         let board = Board::new(BoardSetup {
             clock: Arc::new(HostClock),
             lines: gic.lines,
@@ -151,15 +146,13 @@ impl Machine {
             serial: wires.serial,
             debug_console: Some(wires.debug_console),
         })?;
-        let machine = Self {
+        Ok(Self {
             platform: Platform { ports: board.ports, mmio: board.mmio },
             irqchip: None,
             timers: board.timers,
-            stdin: None,
-            com1: None,
+            serial: board.serial,
             button: None,
-        };
-        Ok((machine, board.serial))
+        })
     }
 
     /// What the backend's vCPUs ask of the interrupt controllers.
@@ -212,6 +205,10 @@ pub fn console_sink(
 fn serial_sink(port: &SerialPort, state: &Arc<RunState>, output: &Arc<GuestOutput>) -> SerialSink {
     match port {
         SerialPort::Null => Box::new(|_| {}),
+        SerialPort::Line(line) => {
+            let line = Arc::clone(line);
+            Box::new(move |byte| line.push(byte))
+        }
         SerialPort::Stdio => {
             let output = Arc::clone(output);
             Box::new(move |byte| output.push(&[byte]))

@@ -30,7 +30,7 @@ use crate::accel::{
     select::Choice,
 };
 use crate::config::{Reaction, VmConfig};
-use crate::console::{self, GuestOutput, OutputError, RawMode};
+use crate::console::{self, GuestOutput, OutputError, RawMode, SocketError};
 use crate::devices::BusError;
 use crate::devices::acpi::AcpiError;
 use crate::loader::LoadError;
@@ -38,9 +38,10 @@ use crate::memory::MemoryError;
 use crate::outcome::Outcome;
 use crate::script::Verdict;
 pub use extension::{Extension, HostOutput, Wiring};
-pub use facts::{ExitCounts, Facts};
+pub use facts::{ExitCounts, Facts, Registers};
 use guest::Guest;
-use host::Host;
+pub use guest::guest_arch;
+use host::{Host, Ports};
 use machine::Machine;
 use run_state::{End, RunState};
 use supervisor::{Button, Supervisor};
@@ -87,6 +88,14 @@ pub enum VmError {
         /// The host's reason.
         reason: io::Error,
     },
+    /// A serial port's socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A serial port's pty.
+    #[error(
+        "cannot make a pty for a serial port: {0}. Use `--serial unix:PATH`, or give the process access to /dev/ptmx and /dev/pts"
+    )]
+    Pty(#[source] io::Error),
     /// The log of the serial output.
     #[error("cannot write the log {path}: {reason}. Name a file that you may write with `--log FILE`", path = .path.display())]
     Log {
@@ -238,11 +247,14 @@ fn conclude(
     mut facts: Facts,
 ) -> Result<Ended, VmError> {
     host.stop_input();
+    let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
+    let handed_over = host.close_lines(patience(host, interrupted));
     // The terminal is as it was before anything else is said on it.
     drop(raw_mode);
     facts.end = Some(Instant::now());
     (facts.serial_bytes, facts.first_serial_byte) = host.written.get();
     let outcome = script_judges(host, end?);
+    unless_ended_from_outside(&outcome, handed_over)?;
     host.flush_files(config)?;
     if let Some(watcher) = &host.watcher {
         watcher.with_runner(|runner| {
@@ -320,12 +332,13 @@ fn boot(
     if let Some(watcher) = &host.watcher {
         watcher.set_ending(false);
     }
-    host.connect_stdin(machine.stdin.clone().map(|port| port as Arc<dyn Typist>));
+    let ports: Ports = machine.serial.map(|port| port.map(|port| port as Arc<dyn Typist>));
+    host.connect(&ports);
     let supervisor = Supervisor {
         state: Arc::clone(&state),
         host: Arc::clone(host),
-        has_stdin: machine.stdin.is_some(),
-        com1: machine.com1.map(|port| port as Arc<dyn Typist>),
+        has_stdin: config.uses_stdio(),
+        com1: ports.into_iter().next().flatten(),
         button: machine.button.map(|button| Box::new(move || button.press()) as Button),
         timers: machine.timers,
         output: output.clone(),
@@ -337,6 +350,7 @@ fn boot(
     let boots_again = |outcome: &Outcome| config.reactions.to(outcome) == Reaction::Reboot;
     let (end, registers) =
         execute(vcpus, machine.platform, supervisor, &state, boots_again, host.watcher.is_some());
+    host.disconnect();
     facts.registers = registers;
     facts.exits.add(&state.exits());
     let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
@@ -352,12 +366,20 @@ fn flush<P: FnMut() -> bool>(output: &HostOutput, patience: impl Fn() -> P) -> R
 /// The end of a boot whose output was written so.
 fn lost_output(end: End, flushed: Result<(), OutputError>) -> Result<Outcome, VmError> {
     let outcome = end?;
-    match flushed {
-        // Who ends a run from outside may well have stopped reading, and wants that end as the status.
-        Err(error) if matches!(outcome, Outcome::Signalled(_) | Outcome::Escaped) => log::warn!("{error}"),
-        flushed => flushed?,
-    }
+    unless_ended_from_outside(&outcome, flushed)?;
     Ok(outcome)
+}
+
+/// Lost output is a failure. But who ends a run from outside may well have stopped reading, and wants that
+/// end as the status.
+fn unless_ended_from_outside(outcome: &Outcome, result: Result<(), OutputError>) -> Result<(), OutputError> {
+    match result {
+        Err(error) if matches!(outcome, Outcome::Signalled(_) | Outcome::Escaped) => {
+            log::warn!("{error}");
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// What the script makes of the guest's end: what the guest wrote counts before how it ended.
@@ -382,7 +404,7 @@ fn patience(host: &Host, interrupted: bool) -> impl FnMut() -> bool + '_ {
 }
 
 /// Runs all vCPUs to the end of the run: vCPU 0 on this thread, which saves a short run a thread. Tells
-/// the last registers of vCPU 0, too, if somebody wants them.
+/// the last registers of each vCPU, too, if somebody wants them.
 fn execute(
     vcpus: Vec<PlatformVcpu>,
     platform: Platform,
@@ -390,7 +412,7 @@ fn execute(
     state: &Arc<RunState>,
     boots_again: impl Fn(&Outcome) -> bool,
     wants_registers: bool,
-) -> (End, Option<Vec<(String, u64)>>) {
+) -> (End, Vec<Option<Registers>>) {
     let platform = Arc::new(platform);
     let supervisor = spawn("supervisor", state, move || {
         supervisor.watch();
@@ -398,18 +420,20 @@ fn execute(
     });
     let supervisor = match supervisor {
         Ok(thread) => thread,
-        Err(error) => return (Err(error), None),
+        Err(error) => return (Err(error), Vec::new()),
     };
     let mut vcpus = vcpus.into_iter();
     let Some(mut boot_vcpu) = vcpus.next() else {
-        return (Err(VmError::Panicked("a machine without a vCPU".into())), None);
+        return (Err(VmError::Panicked("a machine without a vCPU".into())), Vec::new());
     };
+    let last = move |vcpu: &PlatformVcpu| wants_registers.then(|| facts::registers(vcpu)).flatten();
     let mut threads = Vec::new();
     for mut vcpu in vcpus {
         let platform = Arc::clone(&platform);
         let shared = Arc::clone(state);
         let thread = spawn(&format!("vcpu{}", vcpu.get_id()), state, move || {
-            run_vcpu(&mut vcpu, &platform, &shared).map_err(VmError::from)
+            run_vcpu(&mut vcpu, &platform, &shared)?;
+            Ok(last(&vcpu))
         });
         match thread {
             Ok(thread) => threads.push(thread),
@@ -420,16 +444,18 @@ fn execute(
         }
     }
     guarded("vcpu0", state, || run_vcpu(&mut boot_vcpu, &platform, state).map_err(VmError::from));
-    for thread in threads {
-        // A panic inside was caught and has ended the run.
-        let _ = thread.join();
-    }
+    // A panic inside was caught and has ended the run.
+    let others: Vec<_> = threads.into_iter().map(|thread| thread.join().ok().flatten().flatten()).collect();
     let end = state.take_end().unwrap_or_else(|| Err(VmError::Panicked("the run loop".into())));
     // At the run's end it is not joined: it ends by itself, and a short run need not wait for that.
     if end.as_ref().is_ok_and(boots_again) {
         let _ = supervisor.join();
     }
-    let registers = wants_registers.then(|| facts::registers(&boot_vcpu)).flatten();
+    let mut registers = Vec::new();
+    if wants_registers {
+        registers.push(last(&boot_vcpu));
+        registers.extend(others);
+    }
     let end = end.map(|outcome| match outcome {
         Outcome::Hung { rip: None } => Outcome::Hung { rip: linear_rip(&boot_vcpu) },
         outcome => outcome,
@@ -438,20 +464,21 @@ fn execute(
 }
 
 /// Does `work`; an error or a panic in it ends the run.
-fn guarded(name: &str, state: &RunState, work: impl FnOnce() -> Result<(), VmError>) {
+fn guarded<T>(name: &str, state: &RunState, work: impl FnOnce() -> Result<T, VmError>) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(())) => {}
+        Ok(Ok(result)) => return Some(result),
         Ok(Err(error)) => state.finish(Err(error)),
         Err(_) => state.finish(Err(VmError::Panicked(format!("the thread {name}")))),
     }
+    None
 }
 
 /// Starts a thread whose errors and panics end the run.
-fn spawn(
+fn spawn<T: Send + 'static>(
     name: &str,
     state: &Arc<RunState>,
-    work: impl FnOnce() -> Result<(), VmError> + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, VmError> {
+    work: impl FnOnce() -> Result<T, VmError> + Send + 'static,
+) -> Result<std::thread::JoinHandle<Option<T>>, VmError> {
     let state = Arc::clone(state);
     let thread_name = name.to_owned();
     std::thread::Builder::new()

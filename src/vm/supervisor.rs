@@ -62,6 +62,7 @@ impl Supervisor {
         // A vCPU may wait for room in the output; now it has to end instead.
         self.output.stdout.stop_waiting();
         self.output.stderr.stop_waiting();
+        self.host.stop_waiting();
         if let Some(watcher) = &self.host.watcher {
             watcher.set_ending(true);
         }

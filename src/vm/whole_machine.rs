@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::accel::{AccelError, AccelResult, MachineEvents, WholeMachine};
-use crate::config::{SerialBackend, VmConfig};
+use crate::config::VmConfig;
 use crate::console::{self, GuestOutput};
 use crate::devices::lock;
 use crate::devices::serial::SerialSink;
@@ -71,13 +71,12 @@ pub fn boot(
         Some(Some(_)) => Some(Arc::new(Console(Arc::clone(&machine)))),
         _ => None,
     };
-    let has_stdin = config.serial.first() == Some(&Some(SerialBackend::Stdio));
-    host.connect_stdin(console.clone().filter(|_| has_stdin));
+    host.connect(&[console.clone(), None, None, None]);
     let button = Arc::clone(&machine);
     let supervisor = Supervisor {
         state: Arc::clone(&state),
         host: Arc::clone(host),
-        has_stdin,
+        has_stdin: config.uses_stdio(),
         com1: console,
         button: Some(Box::new(move || button.press_power_button())),
         timers: Timers::default(),
@@ -88,7 +87,7 @@ pub fn boot(
     };
     supervisor.watch();
     // Nothing is typed any more, so that this is the last handle: it stops the machine.
-    host.connect_stdin(None);
+    host.disconnect();
     drop(machine);
     let end = state.take_end().unwrap_or_else(|| Err(VmError::Panicked("the run loop".into())));
     let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
@@ -102,6 +101,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::SerialBackend;
     use crate::script::{Pattern, Script, Step, Verdict};
 
     /// A machine that asks for a name, and powers off when it has got one.

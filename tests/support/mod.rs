@@ -173,6 +173,12 @@ impl Run {
         });
     }
 
+    /// What stderr holds by now.
+    pub fn stderr_so_far(&self) -> String {
+        let seen = self.stderr.as_ref().map(Collected::so_far).unwrap_or_default();
+        String::from_utf8_lossy(&seen).into_owned()
+    }
+
     /// Waits until `condition` holds, called `what` if it never does.
     #[track_caller]
     pub fn wait_until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {

@@ -1,11 +1,9 @@
 //! The software CPU as a backend.
 
-#![forbid(unsafe_code)]
-
 use std::sync::{Arc, PoisonError};
 
 use super::coherence::Peer;
-use super::ram::Ram;
+use super::ram::{HostRange, Ram};
 use super::state::{Cpu, pending};
 use super::system::System;
 use super::system::cpuid::Topology;
@@ -38,6 +36,16 @@ impl SoftBackend {
             .spawn(move || watched.watch())
             .map_err(|source| AccelError::Host { operation: "starting a thread", source })?;
         Ok(Self { ram: None, apics: ApicBus::new(), clock: Clock::default(), alarm })
+    }
+
+    /// Takes host memory as guest RAM, in place of `map_memory`.
+    ///
+    /// # Safety
+    /// The ranges stay mapped, for reads and writes, as long as this virtual machine or a vCPU of it lives,
+    /// and all of the program takes them for memory that changes at any time.
+    pub unsafe fn map_host(&mut self, ranges: &[HostRange]) {
+        // SAFETY: the caller promises what is asked for.
+        self.ram = Some(unsafe { Ram::of_host(ranges) });
     }
 }
 

@@ -21,6 +21,17 @@ struct Region {
     first_page: u64,
 }
 
+/// Host memory that is guest RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostRange {
+    /// Guest-physical address of its first byte.
+    pub gpa: u64,
+    /// Host address of its first byte.
+    pub host: usize,
+    /// Bytes, whole pages.
+    pub size: u64,
+}
+
 /// Guest RAM, shared by the vCPUs of a machine.
 pub struct Ram {
     regions: Vec<Region>,
@@ -31,8 +42,8 @@ pub struct Ram {
     pub(super) claims: Mutex<u32>,
     /// The vCPUs that execute from this RAM.
     pub(super) peers: RwLock<Vec<Arc<Peer>>>,
-    /// Keeps the host's mapping alive.
-    _memory: GuestMemory,
+    /// Keeps the host's mapping alive, where it is ours.
+    _memory: Option<GuestMemory>,
 }
 
 /// A value without alignment, so that one volatile access reads or writes it anywhere.
@@ -89,17 +100,34 @@ impl Ram {
     /// The view of `memory`.
     #[must_use]
     pub fn new(memory: &GuestMemory) -> Arc<Self> {
+        let ranges = memory.iter().map(|region| HostRange {
+            gpa: region.start_addr().0,
+            host: region.as_ptr().expose_provenance(),
+            size: region.len(),
+        });
+        Self::with(ranges, Some(memory.clone()))
+    }
+
+    /// RAM that somebody else has mapped.
+    ///
+    /// # Safety
+    /// The ranges stay mapped, for reads and writes, as long as the answer lives, and all of the program
+    /// takes them for memory that changes at any time.
+    #[must_use]
+    pub unsafe fn of_host(ranges: &[HostRange]) -> Arc<Self> {
+        Self::with(ranges.iter().copied(), None)
+    }
+
+    fn with(ranges: impl Iterator<Item = HostRange>, memory: Option<GuestMemory>) -> Arc<Self> {
         let mut regions = Vec::new();
         let mut pages = 0;
-        for region in memory.iter() {
-            let start = region.start_addr().0;
-            let end = start + region.len();
-            regions.push(Region { start, end, host: region.as_ptr().expose_provenance(), first_page: pages });
-            pages += region.len().div_ceil(PAGE_SIZE);
+        for HostRange { gpa, host, size } in ranges {
+            regions.push(Region { start: gpa, end: gpa + size, host, first_page: pages });
+            pages += size.div_ceil(PAGE_SIZE);
         }
         let code = (0..pages).map(|_| AtomicU64::new(0)).collect();
         let claims = Mutex::default();
-        Arc::new(Self { regions, code, claims, peers: RwLock::default(), _memory: memory.clone() })
+        Arc::new(Self { regions, code, claims, peers: RwLock::default(), _memory: memory })
     }
 
     /// The host address of `len` bytes of RAM at `gpa`, if all are RAM.

@@ -65,9 +65,6 @@ pub struct Cpu {
     pub(super) tlb_current: *const Entry,
     /// Events from other threads, see `pending`.
     pub pending: Arc<AtomicU32>,
-    /// The bases of FS and GS, derived, for accesses by 32-bit addresses that cannot fault by the segment; or
-    /// `NOT_PLAIN`.
-    pub(super) plain_bases: [u64; 2],
     /// Instruction pointer, an offset in CS. While an instruction executes it is that instruction's own.
     pub rip: u64,
     /// While an instruction executes, the address of the one behind it.
@@ -82,6 +79,9 @@ pub struct Cpu {
     pub gdt: DescriptorTable,
     /// IDTR.
     pub idt: DescriptorTable,
+    /// The bases of FS and GS, derived, for accesses by 32-bit addresses that cannot fault by the segment; or
+    /// `NOT_PLAIN`.
+    pub(super) plain_bases: [u64; 2],
     /// CR0.
     pub cr0: u64,
     /// CR2.
@@ -220,7 +220,6 @@ impl Cpu {
             tlb_set: 0,
             tlb_current: std::ptr::null(),
             pending: Arc::new(AtomicU32::new(0)),
-            plain_bases: [NOT_PLAIN; 2],
             rip: 0xfff0,
             next_rip: 0,
             rflags_rest: rflags::RESERVED_ONE,
@@ -228,6 +227,7 @@ impl Cpu {
             tr: Segment { type_: 11, ..system },
             gdt: table,
             idt: table,
+            plain_bases: [NOT_PLAIN; 2],
             cr0: 0x6000_0010,
             cr2: 0,
             cr3: 0,
@@ -457,6 +457,7 @@ pub(super) const PAGE_BASE_SLOT: u8 = (offset_of!(Cpu, page_base) / 8) as u8;
 
 /// Index of FS's base, or with `GS` of GS's, in 32-bit code.
 pub(super) const fn plain_base_slot(gs: bool) -> u8 {
+    const { assert!(offset_of!(Cpu, plain_bases) / 8 + 1 < 64) };
     (offset_of!(Cpu, plain_bases) / 8) as u8 + gs as u8
 }
 

@@ -128,6 +128,33 @@ fn long_mode_sums_memory_and_chains_blocks() {
 }
 
 #[test]
+fn movbe_reverses_the_bytes_of_what_it_moves() {
+    let memory = ram();
+    let code = [
+        &[0x48, 0x0f, 0x38, 0xf0, 0x06][..], // movbe rax, [rsi]
+        &[0x0f, 0x38, 0xf0, 0x1e],           // movbe ebx, [rsi]
+        &[0x66, 0x0f, 0x38, 0xf0, 0x0e],     // movbe cx, [rsi]
+        &[0x48, 0x0f, 0x38, 0xf1, 0x56, 16], // movbe [rsi+16], rdx
+        &[0x0f, 0x38, 0xf1, 0x56, 24],       // movbe [rsi+24], edx
+        &[0x66, 0x0f, 0x38, 0xf1, 0x56, 28], // movbe [rsi+28], dx
+        &[0xf4],
+    ]
+    .concat();
+    let mut cpu = long(&memory, &code);
+    memory.write_slice(&[1, 2, 3, 4, 5, 6, 7, 8], GuestAddress(DATA)).unwrap();
+    cpu.gpr = [u64::MAX; 16];
+    (cpu.gpr[2], cpu.gpr[4], cpu.gpr[6]) = (0x1122_3344_5566_7788, STACK, DATA);
+    run(&mut cpu);
+    assert_eq!(cpu.gpr[0], 0x0102_0304_0506_0708);
+    assert_eq!(cpu.gpr[3], 0x0102_0304, "the upper half is cleared");
+    assert_eq!(cpu.gpr[1], 0xffff_ffff_ffff_0102, "the rest is kept");
+    let mut stored = [0; 15];
+    memory.read_slice(&mut stored, GuestAddress(DATA + 16)).unwrap();
+    let expected = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x55, 0x66, 0x77, 0x88, 0x77, 0x88, 0];
+    assert_eq!(stored, expected);
+}
+
+#[test]
 fn walks_set_accessed_and_dirty_bits_and_faults_say_why() {
     let memory = ram();
     let mut cpu = long(&memory, &[0xf4]);

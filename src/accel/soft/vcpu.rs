@@ -39,29 +39,6 @@ impl SoftVcpu {
         Self { cpu: Box::new(cpu), wakeup, data: [0; 8], given: Given::Nothing, told_halted: false }
     }
 
-    /// Lets `run` execute `most` more instructions and no others, a repeated string instruction counted as
-    /// one; or any number with `None`. When none is left, `run` gives `VcpuExit::Interrupted`. Under a limit
-    /// a halted CPU does not sleep: `run` gives `VcpuExit::Hlt`.
-    pub fn limit_instructions(&mut self, most: Option<u64>) {
-        if most.is_some() != self.cpu.budget.is_some() {
-            // Blocks count or do not, by what held when they were decoded.
-            self.cpu.clear_cache();
-        }
-        self.cpu.budget = most;
-    }
-
-    /// How many instructions `run` may still execute; `None` is no limit.
-    #[must_use]
-    pub fn instructions_left(&self) -> Option<u64> {
-        self.cpu.budget
-    }
-
-    /// The memory that decoded code takes, and the most that it can take, in bytes.
-    #[must_use]
-    pub fn cache_bytes(&self) -> (usize, usize) {
-        self.cpu.cache.bytes()
-    }
-
     /// Executes one instruction, or on with the one that has been answered; gives what it needs.
     pub(super) fn step(&mut self) -> AbortReason {
         self.cpu.execute_one()
@@ -86,6 +63,29 @@ impl SoftVcpu {
     /// Sets or ends that state.
     pub fn set_interrupt_shadow(&mut self, shadow: bool) {
         self.cpu.interrupt_shadow = shadow;
+    }
+
+    /// Lets `run` execute `most` more instructions and no others, a repeated string instruction counted as
+    /// one; or any number with `None`. When none is left, `run` gives `VcpuExit::Interrupted`. Under a limit
+    /// a halted CPU does not sleep: `run` gives `VcpuExit::Hlt`.
+    pub fn limit_instructions(&mut self, most: Option<u64>) {
+        if most.is_some() != self.cpu.budget.is_some() {
+            // Blocks count or do not, by what held when they were decoded.
+            self.cpu.clear_cache();
+        }
+        self.cpu.budget = most;
+    }
+
+    /// How many instructions `run` may still execute; `None` is no limit.
+    #[must_use]
+    pub fn instructions_left(&self) -> Option<u64> {
+        self.cpu.budget
+    }
+
+    /// The memory that decoded code takes, and the most that it can take, in bytes.
+    #[must_use]
+    pub fn cache_bytes(&self) -> (usize, usize) {
+        self.cpu.cache.bytes()
     }
 
     /// Takes over the answer to the last exit.

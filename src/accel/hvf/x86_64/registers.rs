@@ -54,7 +54,8 @@ pub fn by_encoding(gpr: u8) -> Reg {
 /// CR0: protection, numeric error, cache disable, not write-through, paging.
 pub const CR0_PE: u64 = 1;
 const CR0_NE: u64 = 1 << 5;
-const CR0_ET: u64 = 1 << 4;
+/// CR0: extension type, which is 1 on every processor.
+pub const CR0_ET: u64 = 1 << 4;
 const CR0_NW: u64 = 1 << 29;
 const CR0_CD: u64 = 1 << 30;
 /// CR0: paging.

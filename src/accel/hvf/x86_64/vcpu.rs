@@ -10,7 +10,7 @@ use super::cpuid::{self, Guest, Leaf, XCR0_ALL};
 use super::exit::{CrAccess, EptViolation, Event, IoAccess, Reason};
 use super::msr::{self, Msrs, is_pat};
 use super::registers::{
-    self, CR0_PG, CR4_PAE, CR4_VMXE, EFER_LMA, EFER_LME, by_encoding, cr0, cr4, set_cr0, set_cr4,
+    self, CR0_ET, CR0_PG, CR4_PAE, CR4_VMXE, EFER_LMA, EFER_LME, by_encoding, cr0, cr4, set_cr0, set_cr4,
 };
 use super::vmcs::{
     CTRL_CPU_BASED, ENTRY_ERROR, ENTRY_EVENT, ENTRY_LENGTH, EXIT_LENGTH, EXIT_QUALIFICATION, EXIT_REASON,
@@ -568,9 +568,9 @@ impl<C: Cpu> HvfVcpu<C> {
         let cpu = &self.parts.cpu;
         let lapic = &self.parts.lapic;
         Ok(Registers {
-            general: GuestRegs::X86_64(X86Regs::read_each(|reg| cpu.reg(reg))?),
-            special: SpecialRegs::X86_64(registers::special(cpu, lapic.cr8().into(), lapic.base())?),
-            fpu: FpuRegs::X86_64(registers::fpu(&cpu.xsave()?)),
+            general: X86Regs::read_each(|reg| cpu.reg(reg))?,
+            special: registers::special(cpu, lapic.cr8().into(), lapic.base())?,
+            fpu: registers::fpu(&cpu.xsave()?),
         })
     }
 
@@ -582,19 +582,18 @@ impl<C: Cpu> HvfVcpu<C> {
             Err(error) => return Ok(Some(End::Unexpected(error.to_string()))),
         };
         let Parts { cpu, .. } = &mut self.parts;
-        if let (GuestRegs::X86_64(regs), true) = (&after.general, after.general != before.general) {
-            regs.write_each(|reg, value| cpu.set_reg(reg, value))?;
+        if after.general != before.general {
+            after.general.write_each(|reg, value| cpu.set_reg(reg, value))?;
         }
         // The software CPU has a CR8 of its own, and CR0.ET is always 1 there.
-        if let (SpecialRegs::X86_64(new), SpecialRegs::X86_64(old)) = (&after.special, &before.special) {
-            let same = X86SpecialRegs { cr8: old.cr8, cr0: new.cr0 | old.cr0 & 1 << 4, ..*new };
-            if same != (X86SpecialRegs { cr0: old.cr0 | new.cr0 & 1 << 4, ..*old }) {
-                registers::set_special(cpu, &same)?;
-            }
+        let (old, new) = (before.special, after.special);
+        let new = X86SpecialRegs { cr8: old.cr8, cr0: new.cr0 | old.cr0 & CR0_ET, ..new };
+        if new != (X86SpecialRegs { cr0: old.cr0 | new.cr0 & CR0_ET, ..old }) {
+            registers::set_special(cpu, &new)?;
         }
-        if let (FpuRegs::X86_64(regs), true) = (&after.fpu, after.fpu != before.fpu) {
+        if after.fpu != before.fpu {
             let mut area = cpu.xsave()?;
-            registers::set_fpu(&mut area, regs);
+            registers::set_fpu(&mut area, &after.fpu);
             cpu.set_xsave(&area)?;
         }
         let blocked = cpu.vmcs(GUEST_INTERRUPTIBILITY)?;

@@ -76,7 +76,7 @@ pub fn general(i: &Instruction) -> Option<General> {
         Mnemonic::Movzx => |cpu, i| moves::extend(cpu, i, false),
         Mnemonic::Movsx | Mnemonic::Movsxd => |cpu, i| moves::extend(cpu, i, true),
         Mnemonic::Bswap => moves::bswap,
-        Mnemonic::Movbe => |cpu, _| cpu.undefined(),
+        Mnemonic::Movbe => moves::movbe,
         Mnemonic::Cbw | Mnemonic::Cwde | Mnemonic::Cdqe | Mnemonic::Cwd | Mnemonic::Cdq | Mnemonic::Cqo => {
             moves::convert
         }

@@ -69,6 +69,21 @@ pub fn bswap(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     Ok(Flow::Next)
 }
 
+/// MOVBE: a load or a store with the order of the bytes reversed.
+pub fn movbe(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
+    fn sized<T: Int>(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
+        let value: T = cpu.operand(i, 1)?;
+        let swapped = value.to_u64().swap_bytes() >> (64 - T::BITS);
+        cpu.set_operand(i, 0, T::from_u64(swapped))?;
+        Ok(Flow::Next)
+    }
+    match operand_size(i, 0) {
+        2 => sized::<u16>(cpu, i),
+        4 => sized::<u32>(cpu, i),
+        _ => sized::<u64>(cpu, i),
+    }
+}
+
 /// CBW, CWDE, CDQE, CWD, CDQ, CQO.
 pub fn convert(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     let rax = cpu.gpr[0];

@@ -192,7 +192,7 @@ fn flat_memory(i: &Instruction, op: &mut Op) -> Option<u8> {
         _ => return None,
     };
     op.scale = i.memory_index_scale().trailing_zeros() as u8 | segment << 2;
-    Some(if segment == ZERO_SLOT { s::FLAT } else { s::FLAT_FULL })
+    Some(if op.index != ZERO_SLOT || segment != ZERO_SLOT { s::FLAT_FULL } else { s::FLAT })
 }
 
 fn is_memory(i: &Instruction, n: u32) -> bool {
@@ -256,7 +256,7 @@ pub fn select(cpu: &Cpu, i: &Instruction, op: &mut Op) -> Option<Handler> {
             match (i.op0_register().size(), kind) {
                 (8, s::BASE) => Some(s::lea::<{ s::BASE }>),
                 (8, _) => Some(s::lea::<{ s::FULL }>),
-                (4, s::BASE) => Some(s::lea32::<{ s::BASE }>),
+                (4, s::BASE | s::FLAT) => Some(s::lea32::<{ s::BASE }>),
                 (4, _) => Some(s::lea32::<{ s::FULL }>),
                 _ => None,
             }

@@ -32,9 +32,9 @@ impl Cpu {
 pub const BASE: u8 = 0;
 /// As `BASE`, with index and the segment's base.
 pub const FULL: u8 = 1;
-/// Base, index and displacement of flat 32-bit code.
+/// Base and displacement of flat 32-bit code.
 pub const FLAT: u8 = 2;
-/// As `FLAT`, with the base of FS or GS, or `ZERO_SLOT`.
+/// As `FLAT`, with index and the base of FS or GS, or `ZERO_SLOT`.
 pub const FLAT_FULL: u8 = 3;
 
 /// The linear address of `bytes` bytes of an operation's memory operand. In flat 32-bit code it is one that no
@@ -42,7 +42,7 @@ pub const FLAT_FULL: u8 = 3;
 #[inline(always)]
 pub fn address<const KIND: u8>(cpu: &Cpu, op: &Op, bytes: u64) -> u64 {
     let mut address = cpu.slot(op.base).wrapping_add(i64::from(op.disp) as u64);
-    if KIND != BASE {
+    if matches!(KIND, FULL | FLAT_FULL) {
         address = address.wrapping_add(cpu.slot(op.index) << (op.scale & 3));
     }
     match KIND {

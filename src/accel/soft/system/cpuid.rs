@@ -56,8 +56,8 @@ const EDX_HTT: u32 = 1 << 28;
 
 /// Leaf 1, ECX: SSE3, PCLMULQDQ, SSSE3, CX16, PCID, SSE4.1, SSE4.2, x2APIC.
 const LEAF1_ECX_LOW: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 21;
-/// Leaf 1, ECX: these, POPCNT, TSC-deadline, AES, XSAVE, RDRAND, hypervisor.
-const LEAF1_ECX: u32 = LEAF1_ECX_LOW | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26 | 1 << 30 | 1 << 31;
+/// Leaf 1, ECX: these, MOVBE, POPCNT, TSC-deadline, AES, XSAVE, RDRAND, hypervisor.
+const LEAF1_ECX: u32 = LEAF1_ECX_LOW | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26 | 1 << 30 | 1 << 31;
 const ECX_OSXSAVE: u32 = 1 << 27;
 
 /// Leaf 7.0, EBX: FSGSBASE, `TSC_ADJUST`, SMEP, ERMS, INVPCID, RDSEED, SMAP, CLFLUSHOPT, CLWB.

@@ -1,8 +1,13 @@
-//! The terminal of a POSIX host.
+//! A POSIX host.
 
+pub mod child;
 mod doorbell;
+mod far_end;
+mod files;
 mod output_file;
+mod pty;
 mod signals;
+mod socket;
 mod stdin;
 mod terminal;
 mod usage;
@@ -12,9 +17,13 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 pub use doorbell::Doorbell;
+pub use far_end::FarEnd;
+pub use files::{is_executable, is_fifo, modified_seconds, permissions};
+#[cfg(test)]
+pub(crate) use files::{make_executable, symlink};
 pub use output_file::OutputFile;
 pub use signals::Signals;
-pub(super) use stdin::Got;
+pub(crate) use stdin::Got;
 pub use stdin::Input;
 pub use terminal::RawMode;
 pub use usage::ResourceUsage;

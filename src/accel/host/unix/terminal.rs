@@ -185,8 +185,8 @@ extern "C" fn on_continue(_signal: libc::c_int) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Doorbell, Signals};
     use super::*;
-    use crate::console::{Doorbell, Signals};
     use std::fs::File;
     use std::os::fd::{AsRawFd, FromRawFd};
     use std::os::unix::process::ExitStatusExt;

@@ -49,24 +49,34 @@ impl Doorbell {
 
     /// [`Self::wait`] that also wakes when `input` can be read or is at its end; the second answer says
     /// that it is.
-    pub(in crate::console) fn wait_for_input(
+    pub(crate) fn wait_for_input(&self, input: Option<&Input>, timeout: Option<Duration>) -> (bool, bool) {
+        let (bell, ready) = self.wait_beside(input.map(|input| (input.fd(), libc::POLLIN)), timeout);
+        (bell, ready != 0)
+    }
+
+    /// [`Self::wait`] that also wakes when a descriptor has one of the events that `poll` shall look for;
+    /// the second answer is what it has found.
+    pub(super) fn wait_beside(
         &self,
-        input: Option<&Input>,
+        other: Option<(RawFd, libc::c_short)>,
         timeout: Option<Duration>,
-    ) -> (bool, bool) {
-        let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    ) -> (bool, libc::c_short) {
         // `poll` ignores a negative descriptor.
-        let mut fds = [entry(self.listen.as_raw_fd()), entry(input.map_or(-1, Input::fd))];
+        let (fd, events) = other.unwrap_or((-1, 0));
+        let mut fds = [
+            libc::pollfd { fd: self.listen.as_raw_fd(), events: libc::POLLIN, revents: 0 },
+            libc::pollfd { fd, events, revents: 0 },
+        ];
         if super::poll(&mut fds, timeout).is_err() {
             // Out of kernel memory is all that is left; a pause keeps it from becoming a spin.
             std::thread::sleep(Duration::from_millis(1));
-            return (false, false);
+            return (false, 0);
         }
-        let [bell, input] = fds.map(|fd| fd.revents != 0);
-        if bell {
+        let [bell, other] = fds.map(|fd| fd.revents);
+        if bell != 0 {
             self.silence();
         }
-        (bell, input)
+        (bell != 0, other)
     }
 
     /// Forgets the rings so far.

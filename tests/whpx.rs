@@ -1,0 +1,203 @@
+//! The WHPX backend against the test double of the platform, called directly: registers, exits, kicks. Under
+//! Wine, `tests/windows.rs` runs the conformance guests through it.
+#![allow(dead_code, reason = "the double is a library of its own, too")]
+
+#[path = "whpx-double/lib.rs"]
+mod double;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use vm_accel::accel::ffi::whpx::Functions;
+use vm_accel::accel::whpx::{WhpxBackend, WhpxVcpu};
+use vm_accel::accel::{
+    Accel, Activity, GuestRegs, InterruptController, InterruptSink, MsiMessage, Segment, SpecialRegs,
+    VcpuExit, VcpuOps, VcpuSetup, X86Regs, X86SpecialRegs, measure,
+};
+use vm_accel::memory::{self, GuestMemory};
+use vm_memory::{Bytes, GuestAddress};
+
+static DOUBLE: Functions = Functions {
+    get_capability: double::WHvGetCapability,
+    create_partition: double::WHvCreatePartition,
+    setup_partition: double::WHvSetupPartition,
+    delete_partition: double::WHvDeletePartition,
+    set_partition_property: double::WHvSetPartitionProperty,
+    map_gpa_range: double::WHvMapGpaRange,
+    create_virtual_processor: double::WHvCreateVirtualProcessor,
+    delete_virtual_processor: double::WHvDeleteVirtualProcessor,
+    run_virtual_processor: double::WHvRunVirtualProcessor,
+    cancel_run_virtual_processor: double::WHvCancelRunVirtualProcessor,
+    get_virtual_processor_registers: double::WHvGetVirtualProcessorRegisters,
+    set_virtual_processor_registers: double::WHvSetVirtualProcessorRegisters,
+    request_interrupt: double::WHvRequestInterrupt,
+};
+
+/// An 8259 pair that has so many interrupts, of vector 0x20.
+#[derive(Default)]
+struct Pic {
+    pending: AtomicU32,
+    last_eoi: AtomicU32,
+}
+
+impl InterruptController for Pic {
+    fn extint_pending(&self) -> bool {
+        self.pending.load(Ordering::SeqCst) > 0
+    }
+
+    fn extint_acknowledge(&self) -> Option<u8> {
+        self.pending.fetch_sub(1, Ordering::SeqCst);
+        Some(0x20)
+    }
+
+    fn eoi(&self, vector: u8) {
+        self.last_eoi.store(vector.into(), Ordering::SeqCst);
+    }
+}
+
+struct Rig {
+    backend: WhpxBackend,
+    memory: GuestMemory,
+    pic: Arc<Pic>,
+    vcpu: WhpxVcpu,
+}
+
+/// A machine of one processor in real mode, whose `code` is at 0x1000.
+fn rig(code: &[u8], regs: X86Regs) -> Rig {
+    let memory = memory::allocate(1 << 20).unwrap();
+    memory.write_slice(code, GuestAddress(0x1000)).unwrap();
+    let mut backend = WhpxBackend::with(&DOUBLE).unwrap();
+    backend.map_memory(&memory).unwrap();
+    let pic = Arc::new(Pic::default());
+    let setup = VcpuSetup { cpus: 1, interrupts: Arc::clone(&pic) as Arc<dyn InterruptController> };
+    let mut vcpu = backend.create_vcpu(0, &setup).unwrap();
+    let data = Segment { limit: u32::MAX, type_: 3, present: true, s: true, g: true, ..Segment::default() };
+    let SpecialRegs::X86_64(old) = vcpu.get_special_regs().unwrap() else { panic!("an x86-64 vCPU") };
+    let special = X86SpecialRegs {
+        cs: Segment { type_: 11, ..data },
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        apic_base: 0,
+        ..old
+    };
+    vcpu.set_special_regs(&SpecialRegs::X86_64(special)).unwrap();
+    let regs = X86Regs { rip: 0x1000, rsp: 0x8000, rflags: 2, ..regs };
+    vcpu.set_regs(&GuestRegs::X86_64(regs)).unwrap();
+    Rig { backend, memory, pic, vcpu }
+}
+
+impl Rig {
+    fn regs(&self) -> X86Regs {
+        let GuestRegs::X86_64(regs) = self.vcpu.get_regs().unwrap() else { panic!("an x86-64 vCPU") };
+        regs
+    }
+}
+
+#[test]
+fn probes_tiny_guests_run() {
+    let figures = measure::measure(|| WhpxBackend::with(&DOUBLE), false).unwrap();
+    assert!(figures.kernel_sse);
+}
+
+#[test]
+fn plain_ports_are_answered_without_the_emulator() {
+    // in al, 0x60; out 0x61, ax; in eax, dx
+    let code = [0xe4, 0x60, 0xe7, 0x61, 0x66, 0xed];
+    let mut rig = rig(&code, X86Regs { rax: 0xffff_ffff_1234_5678, rdx: 0x3f8, ..X86Regs::default() });
+    let VcpuExit::IoIn { port: 0x60, data } = rig.vcpu.run().unwrap() else { panic!() };
+    assert_eq!(data.len(), 1);
+    data[0] = 0xab;
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::IoOut { port: 0x61, data: &[0xab, 0x56] });
+    let VcpuExit::IoIn { port: 0x3f8, data } = rig.vcpu.run().unwrap() else { panic!() };
+    data.copy_from_slice(&[1, 2, 3, 4]);
+    rig.vcpu.kicker().kick();
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::Interrupted);
+    let regs = rig.regs();
+    assert_eq!((regs.rax, regs.rip), (0x0403_0201, 0x1006));
+}
+
+#[test]
+fn mmio_and_strings_are_the_interpreters() {
+    // add dword [ebx], eax; rep outsb
+    let code = [0x67, 0x66, 0x01, 0x03, 0xf3, 0x6e];
+    let regs = X86Regs { rax: 5, rbx: 0xd000_0000, rcx: 2, rdx: 0xe9, rsi: 0x2000, ..X86Regs::default() };
+    let mut rig = rig(&code, regs);
+    rig.memory.write_slice(b"hi", GuestAddress(0x2000)).unwrap();
+    let VcpuExit::MmioRead { gpa: 0xd000_0000, data } = rig.vcpu.run().unwrap() else { panic!() };
+    data.copy_from_slice(&[7, 0, 0, 0]);
+    let write = VcpuExit::MmioWrite { gpa: 0xd000_0000, data: &[12, 0, 0, 0] };
+    assert_eq!(rig.vcpu.run().unwrap(), write);
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::IoOut { port: 0xe9, data: b"h" });
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::IoOut { port: 0xe9, data: b"i" });
+    rig.vcpu.kicker().kick();
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::Interrupted);
+    let regs = rig.regs();
+    assert_eq!((regs.rip, regs.rcx, regs.rsi), (0x1006, 0, 0x2002));
+}
+
+#[test]
+fn the_pics_interrupt_waits_for_its_window_and_wakes() {
+    // sti; hlt; out 0x80, al — and the handler at 0x3000: out 0x81, al; iret
+    let mut rig = rig(&[0xfb, 0xf4, 0xe6, 0x80], X86Regs::default());
+    rig.memory.write_slice(&[0xe6, 0x81, 0xcf], GuestAddress(0x3000)).unwrap();
+    rig.memory.write_slice(&[0x00, 0x30, 0x00, 0x00], GuestAddress(0x20 * 4)).unwrap();
+    rig.pic.pending.store(1, Ordering::SeqCst);
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::IoOut { port: 0x81, data: &[0] });
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::IoOut { port: 0x80, data: &[0] });
+    assert_eq!(rig.pic.pending.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_level_triggered_message_ends_with_an_eoi() {
+    // sti; hlt — and the handler at 0x3000: mov eax, 0; mov [0xfee000b0], eax; out 0x81, al
+    let mut rig = rig(&[0xfb, 0xf4], X86Regs::default());
+    let handler = [0x66, 0x31, 0xc0, 0x67, 0x66, 0xa3, 0xb0, 0x00, 0xe0, 0xfe, 0xe6, 0x81];
+    rig.memory.write_slice(&handler, GuestAddress(0x3000)).unwrap();
+    rig.memory.write_slice(&[0x00, 0x30, 0x00, 0x00], GuestAddress(0x40 * 4)).unwrap();
+    // The APIC is switched on by software: spurious vector register.
+    let enable = [0x67, 0x66, 0xc7, 0x05, 0xf0, 0x00, 0xe0, 0xfe, 0xff, 0x01, 0x00, 0x00, 0xfb, 0xf4];
+    rig.memory.write_slice(&enable, GuestAddress(0x1000)).unwrap();
+    let InterruptSink::Lapic(sink) = rig.backend.interrupt_sink() else { panic!("a PC has LAPICs") };
+    sink.signal_msi(MsiMessage { address: 0xfee0_0000, data: 0xc040 });
+    let sender = thread::spawn(move || {
+        // One that comes before the APIC is on is lost, as on the bus.
+        for _ in 0..50 {
+            thread::sleep(std::time::Duration::from_millis(10));
+            sink.signal_msi(MsiMessage { address: 0xfee0_0000, data: 0xc040 });
+        }
+    });
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::IoOut { port: 0x81, data: &[0] });
+    assert_eq!(rig.pic.last_eoi.load(Ordering::SeqCst), 0x40);
+    sender.join().unwrap();
+}
+
+#[test]
+fn a_halted_processor_tells_so_and_a_kick_ends_its_run() {
+    let mut rig = rig(&[0xfa, 0xf4], X86Regs::default());
+    let kicker = rig.vcpu.kicker();
+    let thread = thread::spawn(move || kicker.kick());
+    loop {
+        assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::Interrupted);
+        if rig.vcpu.activity().unwrap() == Activity::HaltedForever {
+            break;
+        }
+        rig.vcpu.kicker().kick();
+    }
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_triple_fault_is_a_shutdown() {
+    // lidt with limit 0 is simpler said by registers: an interrupt without a table.
+    let mut rig = rig(&[0xcd, 0x03], X86Regs::default());
+    let SpecialRegs::X86_64(mut special) = rig.vcpu.get_special_regs().unwrap() else {
+        panic!("an x86-64 vCPU")
+    };
+    special.idt.limit = 0;
+    rig.vcpu.set_special_regs(&SpecialRegs::X86_64(special)).unwrap();
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::Shutdown);
+}
