@@ -108,14 +108,11 @@ impl fmt::Display for Outcome {
             }
             Self::Hung { rip } => {
                 write!(f, "the guest hangs: every vCPU is halted with interrupts off")?;
-                rip.map_or(Ok(()), |rip| write!(f, ", vCPU 0 at rip {rip:#x}"))
+                rip.map_or(Ok(()), |rip| write!(f, ", vCPU 0 at {rip:#x}"))
             }
             Self::TimedOut { limit } => write!(f, "the timeout of {limit:?} ran out"),
             Self::EmulationFailure { vcpu, rip, bytes } => {
-                write!(
-                    f,
-                    "the accelerator could not execute the instruction at rip {rip:#x} on vCPU {vcpu}"
-                )?;
+                write!(f, "the accelerator could not execute the instruction at {rip:#x} on vCPU {vcpu}")?;
                 if !bytes.is_empty() {
                     write!(f, " (bytes")?;
                     for byte in bytes {
@@ -167,12 +164,12 @@ mod tests {
         let failure = Outcome::EmulationFailure { vcpu: 1, rip: 0x1000, bytes };
         assert_eq!(
             failure.to_string(),
-            "the accelerator could not execute the instruction at rip 0x1000 on vCPU 1 (bytes 0f 0b)"
+            "the accelerator could not execute the instruction at 0x1000 on vCPU 1 (bytes 0f 0b)"
         );
         let hung = Outcome::Hung { rip: Some(0x1005) };
         assert_eq!(
             hung.to_string(),
-            "the guest hangs: every vCPU is halted with interrupts off, vCPU 0 at rip 0x1005"
+            "the guest hangs: every vCPU is halted with interrupts off, vCPU 0 at 0x1005"
         );
     }
 }

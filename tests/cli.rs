@@ -26,6 +26,8 @@ fn help_and_version_go_to_stdout() {
         (&["--version"][..], env!("CARGO_PKG_VERSION")),
         (&["--help"], "Exit status"),
         (&["run", "--help"], "Ctrl-A x"),
+        (&["exec", "--help"], "Examples:"),
+        (&["test", "--help"], "expect_status"),
         (&["probe", "--help"], "Examples:"),
         (&["inspect", "--help"], "Examples:"),
         (&["completions", "--help"], "Examples:"),
@@ -53,6 +55,13 @@ fn usage_errors() {
         let message = refusal(args);
         assert!(message.contains(words), "{args:?}: {message}");
     }
+}
+
+#[test]
+fn a_kernel_for_another_architecture_is_refused_with_the_reason() {
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/images/tiny-arm64/ok-image.img");
+    let message = refusal(&["run", "--accel", "soft", image]);
+    assert!(message.contains("soft here runs x86-64 guests") && message.contains("AArch64"), "{message}");
 }
 
 #[test]
@@ -128,4 +137,46 @@ fn lost_output_is_a_failure() {
         let status = Command::new(binary).args(args).stdout(full.try_clone().unwrap()).status().unwrap();
         assert_eq!(status.code(), Some(125), "{args:?}");
     }
+}
+
+/// What differs between hosts is in `src/accel`; everything else is written once for all of them.
+#[test]
+fn no_host_is_special_outside_of_accel() {
+    const WORDS: [&str; 10] = [
+        "target_os",
+        "target_arch",
+        "target_family",
+        "target_env",
+        "target_vendor",
+        "target_pointer_width",
+        "cfg(unix",
+        "cfg(windows",
+        "cfg!(unix",
+        "cfg!(windows",
+    ];
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![source.clone()];
+    let (mut files, mut found) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if path != source.join("accel") {
+                    folders.push(path);
+                }
+                continue;
+            }
+            files += 1;
+            for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+                let line = line.trim();
+                let is_code = !line.starts_with("//");
+                let of_one_host = ["std::os::unix", "std::os::windows", "std::os::linux", "std::os::fd"];
+                if is_code && WORDS.iter().chain(&of_one_host).any(|word| line.contains(word)) {
+                    found.push(format!("{}:{}: {line}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(files > 50, "only {files} files were looked at");
+    assert!(found.is_empty(), "{found:#?}");
 }

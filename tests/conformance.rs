@@ -1,4 +1,5 @@
-//! The tiny guests of `images/tiny`, each on each backend, run by the real binary.
+//! The tiny guests of `images/tiny`, or on a backend of AArch64 guests those of `images/tiny-arm64`, each on
+//! each backend, run by the real binary.
 //!
 //! A test is named `BACKEND::GUEST`. A guest that a backend of this host cannot run is reported as
 //! ignored, with the reason in brackets.
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use support::manifest::TinyGuest;
-use support::{Backend, Run, TINY, Trials, vm_accel};
+use support::{Backend, Run, TINY, TINY_ARM64, Trials, vm_accel};
 
 /// Longer than any limit in the manifest.
 const DEADLINE: Duration = Duration::from_secs(150);
@@ -25,6 +26,15 @@ fn obstacle(guest: &TinyGuest, backend: &Backend) -> Option<String> {
     backend.merely_emulates().then(|| format!("merely emulates kernel mode, and it needs {emulated}"))
 }
 
+fn add(trials: &mut Trials, name: String, guest: TinyGuest, backend: &Backend, folder: &'static str) {
+    let kind = backend.kind.clone();
+    trials.add(name, move || {
+        let mut command = vm_accel(guest.args(&kind, Path::new(folder)));
+        let ended = Run::start_with(&mut command, DEADLINE).end();
+        guest.check(ended.code, &String::from_utf8_lossy(&ended.stdout), &ended.stderr);
+    });
+}
+
 fn main() -> ExitCode {
     let mut trials = Trials::new();
     for backend in trials.backends() {
@@ -32,15 +42,13 @@ fn main() -> ExitCode {
             let name = format!("{}::{}", backend.kind, guest.name);
             match obstacle(&guest, &backend) {
                 Some(reason) => trials.ignored(name, &reason),
-                None => {
-                    let kind = backend.kind.clone();
-                    trials.add(name, move || {
-                        let mut command = vm_accel(guest.args(&kind, Path::new(TINY)));
-                        let ended = Run::start_with(&mut command, DEADLINE).end();
-                        guest.check(ended.code, &String::from_utf8_lossy(&ended.stdout), &ended.stderr);
-                    });
-                }
+                None => add(&mut trials, name, guest, &backend, TINY),
             }
+        }
+    }
+    for backend in trials.arm64_backends() {
+        for guest in TinyGuest::of(Path::new(TINY_ARM64)) {
+            add(&mut trials, format!("{}::{}", backend.kind, guest.name), guest, &backend, TINY_ARM64);
         }
     }
     trials.run()

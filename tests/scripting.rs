@@ -100,6 +100,8 @@ fn a_report_tells_the_run() {
             "--log",
             &log,
             "--timestamps",
+            "--cpus",
+            "2",
             "--step",
             "a <name>",
             "--expect",
@@ -122,7 +124,11 @@ fn a_report_tells_the_run() {
     assert_eq!(report["steps"][0]["matched"], "OK");
     assert_eq!(report["last_lines"][0], "OK");
     assert!(report["exits"]["io_out"].as_u64().unwrap() >= 3, "{report}");
-    assert!(report["registers"][0]["rip"].as_str().unwrap().starts_with("0x"));
+    assert_eq!(report["registers"].as_array().unwrap().len(), 2);
+    for cpu in 0..2 {
+        assert!(report["registers"][cpu]["rip"].as_str().unwrap().starts_with("0x"), "{report}");
+    }
+    assert_eq!(report["expected_status"], 0);
     assert!(report["peak_rss_bytes"].as_u64().unwrap() > 0);
     let times = &report["times_ms"];
     let time = |name: &str| times[name].as_f64().unwrap_or_else(|| panic!("{name}: {times}"));

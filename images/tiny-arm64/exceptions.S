@@ -19,7 +19,7 @@ main:
     bl mmu_tables
     bl mmu_on
     // Nothing is mapped in the window.
-    ldr x0, =WINDOW + 0x123456
+    ldr x0, =WINDOW + 0x123458
     faults EC_DABORT, 6, ldr x1, [x0]
     ldr x1, =fault_far
     ldr x1, [x1]

@@ -6,11 +6,13 @@
 use std::fmt;
 
 /// A guest's architecture, which decides on its machine, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum GuestArch {
     /// x86-64 with all the modes before it; the machine is a PC.
+    #[serde(rename = "x86-64")]
     X86_64,
     /// AArch64; the machine is described by a device tree.
+    #[serde(rename = "aarch64")]
     Aarch64,
 }
 

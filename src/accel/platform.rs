@@ -78,7 +78,7 @@ impl PlatformBackend {
             AccelKind::Kvm => Some(super::kvm::GUEST),
             #[cfg(target_os = "macos")]
             AccelKind::Hvf | AccelKind::Vz => Some(super::vz::GUEST),
-            AccelKind::Soft => Some(GuestArch::X86_64),
+            AccelKind::Whpx | AccelKind::Soft => Some(GuestArch::X86_64),
             _ => None,
         }
     }

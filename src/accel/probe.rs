@@ -5,13 +5,15 @@ use std::fmt;
 use serde::Serialize;
 
 use super::measure::{Measurement, measure};
-use super::{Accel, AccelError, AccelKind, PlatformBackend, select};
+use super::{Accel, AccelError, AccelKind, GuestArch, PlatformBackend, select};
 
 /// What was found out about one backend.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
     /// The backend.
     pub kind: AccelKind,
+    /// The architecture of the guests that it runs on this host; `None` where it does not exist.
+    pub guest: Option<GuestArch>,
     /// Whether it runs guests here.
     pub usable: bool,
     /// Why it does not, or what is to be known about it.
@@ -43,10 +45,12 @@ pub fn probe(kind: AccelKind) -> Vec<Finding> {
 }
 
 fn look(kind: AccelKind) -> Finding {
+    let guest = PlatformBackend::guest_of(kind);
     match PlatformBackend::new(kind) {
         Ok(backend) if backend.takes_whole_machines() => {
             return Finding {
                 kind,
+                guest,
                 usable: true,
                 reason: Some("it runs whole Linux machines and is not measured".into()),
                 remedy: None,
@@ -61,6 +65,7 @@ fn look(kind: AccelKind) -> Finding {
             let merely_emulates = kind != AccelKind::Soft && figures.merely_emulates();
             Finding {
                 kind,
+                guest,
                 usable: true,
                 reason: merely_emulates.then(|| select::emulates(kind, &figures)),
                 remedy: merely_emulates.then(|| "Use `--accel soft`, as `--accel auto` does".into()),
@@ -69,7 +74,14 @@ fn look(kind: AccelKind) -> Finding {
         }
         Err(error) => {
             let (reason, remedy) = split(error);
-            Finding { kind, usable: false, reason: Some(reason), remedy: Some(remedy), measurement: None }
+            Finding {
+                kind,
+                guest,
+                usable: false,
+                reason: Some(reason),
+                remedy: Some(remedy),
+                measurement: None,
+            }
         }
     }
 }

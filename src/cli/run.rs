@@ -16,7 +16,7 @@ pub struct RunArgs {
     /// A configuration (ends in .toml) or a kernel; without either, the built-in guest runs
     #[arg(value_name = "CONFIG.toml|KERNEL")]
     pub file: Option<PathBuf>,
-    /// Kernel: bzImage, vmlinux, Multiboot or other ELF, or flat binary
+    /// Kernel: bzImage, AArch64 Image, vmlinux, Multiboot or other ELF, or flat binary
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk

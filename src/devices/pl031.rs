@@ -34,8 +34,8 @@ pub struct Pl031 {
     load_value: u32,
     unmasked: bool,
     raised: bool,
-    /// The UTC at which the count reaches the match value.
-    alarm: Option<Duration>,
+    /// When the count reaches the match value.
+    alarm: Option<Instant>,
 }
 
 impl Pl031 {
@@ -66,15 +66,16 @@ impl Pl031 {
 
     /// Sets the alarm to the next time that the count is the match value, which is up to 136 years away.
     fn set_alarm(&mut self) {
-        let seconds = self.match_value.wrapping_sub(self.count());
-        let second = Duration::from_secs(self.clock.utc().as_secs());
-        self.alarm = second.checked_add(Duration::from_secs(seconds.into()));
+        let seconds = Duration::from_secs(self.match_value.wrapping_sub(self.count()).into());
+        // The present second has begun a while ago.
+        let begun = Duration::from_nanos(self.clock.utc().subsec_nanos().into());
+        self.alarm = self.clock.now().checked_add(seconds.saturating_sub(begun));
         self.update();
         (self.waker)();
     }
 
     fn update(&mut self) {
-        if self.alarm.is_some_and(|alarm| alarm <= self.clock.utc()) {
+        if self.alarm.is_some_and(|alarm| alarm <= self.clock.now()) {
             self.alarm = None;
             self.raised = true;
         }
@@ -136,8 +137,7 @@ impl Device for Pl031 {
 
 impl Timed for Pl031 {
     fn deadline(&self) -> Option<Instant> {
-        let alarm = self.alarm.filter(|_| self.unmasked)?;
-        self.clock.now().checked_add(alarm.saturating_sub(self.clock.utc()))
+        self.alarm.filter(|_| self.unmasked)
     }
 
     fn expire(&mut self, _now: Instant) {
@@ -212,6 +212,7 @@ mod tests {
         rig.rtc.expire(rig.clock.now());
         assert_eq!((rig.get(RAW_STATUS), rig.irq.level()), (0, false));
         rig.clock.advance(Duration::from_millis(1));
+        assert_eq!(rig.rtc.deadline(), Some(deadline), "it stays until the device is called");
         rig.rtc.expire(rig.clock.now());
         assert_eq!((rig.get(MASKED_STATUS), rig.irq.level()), (1, true));
         assert_eq!(rig.rtc.deadline(), None);

@@ -1,4 +1,4 @@
-//! `images/tiny/manifest.toml`: the tiny guests, how each is loaded and what it must do.
+//! `images/tiny/manifest.toml` and `images/tiny-arm64/manifest.toml`: the tiny guests, how each is loaded and what it must do.
 
 use std::path::Path;
 
@@ -30,9 +30,14 @@ pub struct TinyGuest {
 }
 
 impl TinyGuest {
-    /// Every guest of the list.
+    /// Every guest of the list of x86-64.
     pub fn all() -> Vec<Self> {
-        let text = std::fs::read_to_string(Path::new(TINY).join("manifest.toml")).expect("the manifest");
+        Self::of(Path::new(TINY))
+    }
+
+    /// Every guest of the list in `folder`.
+    pub fn of(folder: &Path) -> Vec<Self> {
+        let text = std::fs::read_to_string(folder.join("manifest.toml")).expect("the manifest");
         toml::from_str::<Manifest>(&text).expect("the manifest is well-formed").guest
     }
 

@@ -4,6 +4,7 @@
 
 pub mod built;
 pub mod manifest;
+pub mod nested;
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -22,6 +23,8 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vm-accel");
 pub const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 /// The tiny guests and their list.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/images/tiny");
+/// The tiny guests of AArch64 and their list.
+pub const TINY_ARM64: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/images/tiny-arm64");
 /// A child that has not ended after this time is killed, and its test fails. The machine may be slow and
 /// busy, so it is far more than any of these children needs.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -245,6 +248,7 @@ pub fn end_of(command: &mut Command) -> Ended {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Backend {
     pub kind: String,
+    pub guest: Option<String>,
     pub usable: bool,
     pub reason: Option<String>,
     pub measurement: Option<Measurement>,
@@ -284,6 +288,7 @@ pub fn backends() -> Vec<Backend> {
 /// The tests of one file.
 pub struct Trials {
     backends: Vec<Backend>,
+    arm64: Vec<Backend>,
     trials: Vec<Trial>,
 }
 
@@ -291,7 +296,9 @@ impl Trials {
     /// No tests yet; a backend that is not usable here has its one line.
     pub fn new() -> Self {
         let (backends, unusable): (Vec<_>, Vec<_>) = backends().into_iter().partition(|it| it.usable);
-        let mut trials = Self { backends, trials: Vec::new() };
+        let is_arm64 = |backend: &Backend| backend.guest.as_deref() == Some("aarch64");
+        let (arm64, backends) = backends.into_iter().partition(is_arm64);
+        let mut trials = Self { backends, arm64, trials: Vec::new() };
         for backend in unusable {
             let reason = backend.reason.unwrap_or_else(|| "not usable here".into());
             trials.ignored(format!("{}::all", backend.kind), &reason);
@@ -301,12 +308,17 @@ impl Trials {
 
     /// No tests yet, and none that needs a backend of this host.
     pub fn without_backends() -> Self {
-        Self { backends: Vec::new(), trials: Vec::new() }
+        Self { backends: Vec::new(), arm64: Vec::new(), trials: Vec::new() }
     }
 
-    /// The backends that are usable here.
+    /// The backends of x86-64 guests that are usable here.
     pub fn backends(&self) -> Vec<Backend> {
         self.backends.clone()
+    }
+
+    /// The backends of AArch64 guests that are usable here.
+    pub fn arm64_backends(&self) -> Vec<Backend> {
+        self.arm64.clone()
     }
 
     /// A test that runs once.

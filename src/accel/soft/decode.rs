@@ -8,10 +8,10 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, 
 use super::abort::Exec;
 use super::cache::key;
 use super::execute::{self, Flow, General, fast};
+use super::host_access::read_host;
 use super::memory::{Access, granules};
 use super::mmu::{PAGE_MASK, Want};
 use super::op::{Detail, Op};
-use super::ram::read_host;
 use super::returns::Returns;
 use super::state::{Cpu, Mode};
 use super::{sse, system};

@@ -10,9 +10,7 @@ use super::ram::Ram;
 use super::state::Cpu;
 use super::vcpu::SoftVcpu;
 use super::wakeup::Wakeup;
-use crate::accel::{
-    FpuRegs, GuestRegs, SpecialRegs, VcpuError, VcpuOps, VcpuResult, X86FpuRegs, X86Regs, X86SpecialRegs,
-};
+use crate::accel::{FpuRegs, GuestRegs, SpecialRegs, VcpuOps, VcpuResult};
 use crate::devices::irqchip::lapic::MSR_APIC_BASE;
 use crate::memory::GuestMemory;
 
@@ -76,11 +74,11 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Registers {
     /// General registers.
-    pub general: X86Regs,
+    pub general: GuestRegs,
     /// Segment, control and system registers.
-    pub special: X86SpecialRegs,
+    pub special: SpecialRegs,
     /// x87 and SSE registers.
-    pub fpu: X86FpuRegs,
+    pub fpu: FpuRegs,
 }
 
 /// Executes single instructions of one vCPU.
@@ -101,13 +99,16 @@ impl Emulator {
     /// Begins with the instruction at RIP of `registers`.
     ///
     /// # Errors
-    /// Never for this CPU.
+    /// Never for an x86-64 guest's registers.
     pub fn load(&mut self, registers: &Registers) -> VcpuResult<()> {
-        // 0 leaves this CPU's own APIC as it is.
-        let special = X86SpecialRegs { apic_base: 0, ..registers.special };
-        self.vcpu.set_special_regs(&SpecialRegs::X86_64(special))?;
-        self.vcpu.set_regs(&GuestRegs::X86_64(registers.general))?;
-        self.vcpu.set_fpu_regs(&FpuRegs::X86_64(registers.fpu))
+        let mut special = registers.special;
+        if let SpecialRegs::X86_64(x86) = &mut special {
+            // 0 leaves this CPU's own APIC as it is.
+            x86.apic_base = 0;
+        }
+        self.vcpu.set_special_regs(&special)?;
+        self.vcpu.set_regs(&registers.general)?;
+        self.vcpu.set_fpu_regs(&registers.fpu)
     }
 
     /// Executes on, up to the end of the instruction or its next access.
@@ -133,16 +134,16 @@ impl Emulator {
         self.vcpu.answer(value);
     }
 
-    /// The registers as they are now, with `apic_base` of the hypervisor's.
+    /// The registers as they are now; where the APIC is, only the hypervisor's registers `before` tell.
     ///
     /// # Errors
     /// Never for this CPU.
-    pub fn registers(&self, apic_base: u64) -> VcpuResult<Registers> {
-        let all = (self.vcpu.get_regs()?, self.vcpu.get_special_regs()?, self.vcpu.get_fpu_regs()?);
-        let (GuestRegs::X86_64(general), SpecialRegs::X86_64(special), FpuRegs::X86_64(fpu)) = all else {
-            return Err(VcpuError::OtherGuest { id: self.vcpu.get_id() });
-        };
-        Ok(Registers { general, special: X86SpecialRegs { apic_base, ..special }, fpu })
+    pub fn registers(&self, before: &SpecialRegs) -> VcpuResult<Registers> {
+        let mut special = self.vcpu.get_special_regs()?;
+        if let (SpecialRegs::X86_64(x86), SpecialRegs::X86_64(before)) = (&mut special, before) {
+            x86.apic_base = before.apic_base;
+        }
+        Ok(Registers { general: self.vcpu.get_regs()?, special, fpu: self.vcpu.get_fpu_regs()? })
     }
 }
 
@@ -168,9 +169,9 @@ mod tests {
             ..X86SpecialRegs::default()
         };
         Registers {
-            general: X86Regs { rip: 0x1000, rflags: 2, ..general },
-            special,
-            fpu: X86FpuRegs::default(),
+            general: GuestRegs::X86_64(X86Regs { rip: 0x1000, rflags: 2, ..general }),
+            special: SpecialRegs::X86_64(special),
+            fpu: FpuRegs::X86_64(X86FpuRegs::default()),
         }
     }
 
@@ -181,8 +182,10 @@ mod tests {
     }
 
     fn general(emulator: &Emulator) -> X86Regs {
-        let regs = emulator.registers(0).unwrap().general;
-        regs
+        match emulator.vcpu.get_regs().unwrap() {
+            GuestRegs::X86_64(regs) => regs,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

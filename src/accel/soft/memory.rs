@@ -3,10 +3,10 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::abort::{AbortReason, Exec, vector};
+use super::host_access::{read_host, write_host};
 use super::integer::Int;
 pub use super::mmu::Access;
 use super::mmu::{PAGE_MASK, Want};
-use super::ram::{read_host, write_host};
 use super::state::{Cpu, Mode, seg};
 use super::system::debug_registers::Watched;
 

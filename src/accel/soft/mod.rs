@@ -9,6 +9,7 @@ mod emulator;
 pub mod execute;
 pub mod flags;
 pub mod fxsave;
+mod host_access;
 pub mod integer;
 pub mod memory;
 pub mod mmu;

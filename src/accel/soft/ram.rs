@@ -1,13 +1,12 @@
 //! Guest RAM as the software CPU sees it: host addresses, and which parts hold decoded code.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::asm;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use super::coherence::Peer;
+use super::host_access::read_host;
 use super::integer::Int;
 use crate::memory::{GuestMemory, PAGE_SIZE};
 
@@ -44,56 +43,6 @@ pub struct Ram {
     pub(super) peers: RwLock<Vec<Arc<Peer>>>,
     /// Keeps the host's mapping alive, where it is ours.
     _memory: Option<GuestMemory>,
-}
-
-/// A value without alignment, so that one volatile access reads or writes it anywhere.
-#[repr(C, packed)]
-#[derive(Clone, Copy)]
-struct Unaligned<T: Copy>(T);
-
-/// Reads guest RAM at a host address.
-///
-/// # Safety
-/// `size_of::<T>()` bytes at `host` must lie in the mapping of guest RAM. `T` must be an integer.
-#[inline(always)]
-pub(super) unsafe fn read_host<T: Copy>(host: usize) -> T {
-    // SAFETY: the caller promises that the bytes are mapped; any bits make an integer. The access is
-    // volatile, as vm-memory's own are: other vCPUs and devices may write at the same time, which is
-    // the guest's race, and the compiler neither repeats nor assumes anything about the value.
-    unsafe { std::ptr::read_volatile(std::ptr::with_exposed_provenance::<Unaligned<T>>(host)).0 }
-}
-
-/// Writes guest RAM at a host address.
-///
-/// # Safety
-/// As for `read_host`.
-#[inline(always)]
-pub(super) unsafe fn write_host<T: Int>(host: usize, value: T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        // The compiler makes a detour by the stack of a volatile write without alignment.
-        let value = value.to_u64();
-        // SAFETY: one store to the bytes that the caller vouches for; no Rust reference to guest RAM exists.
-        unsafe {
-            match T::BYTES {
-                1 => {
-                    asm!("mov [{}], {}", in(reg) host, in(reg_byte) value as u8, options(nostack, preserves_flags))
-                }
-                2 => {
-                    asm!("mov [{}], {:x}", in(reg) host, in(reg) value as u16, options(nostack, preserves_flags))
-                }
-                4 => {
-                    asm!("mov [{}], {:e}", in(reg) host, in(reg) value as u32, options(nostack, preserves_flags))
-                }
-                _ => asm!("mov [{}], {}", in(reg) host, in(reg) value, options(nostack, preserves_flags)),
-            }
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    // SAFETY: as for `read_host`; no Rust reference to guest RAM exists.
-    unsafe {
-        std::ptr::write_volatile(std::ptr::with_exposed_provenance_mut(host), Unaligned(value));
-    }
 }
 
 impl Ram {

@@ -136,6 +136,8 @@ pub struct Cpu {
     pub(super) link_from: *const Op,
     /// Where calls that have not returned yet go on.
     pub(super) returns: Returns,
+    /// PAUSEs that have been executed.
+    pub(super) pauses: u32,
     /// Where `link_from` leads: RIP and the guest-physical page.
     pub(super) link_to: (u64, u64),
     /// Escape and ModRM bytes of the x87 instruction under way.
@@ -256,6 +258,7 @@ impl Cpu {
             link_from: std::ptr::null(),
             link_to: (0, 0),
             returns: Returns::new(),
+            pauses: 0,
             escape: (0, 0),
             operand_is_wide: true,
             halted: false,

@@ -26,7 +26,7 @@ pub fn terminate(child: &Child) {
 #[cfg(target_os = "linux")]
 fn end_with(parent: u32) -> io::Result<()> {
     let none: libc::c_ulong = 0;
-    let signal: libc::c_ulong = 15;
+    let signal = libc::SIGTERM as libc::c_ulong;
     // SAFETY: neither call touches memory.
     let (result, now) =
         unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal, none, none, none), libc::getppid()) };

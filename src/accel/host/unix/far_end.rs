@@ -226,8 +226,14 @@ impl<T: FnMut(&[u8]) -> usize> Carrier<T> {
                 }
             }
         }
-        if let Side::Pty(pty) = &mut self.side {
-            pty.drain();
+        match &mut self.side {
+            Side::Pty(pty) => pty.drain(),
+            Side::Socket { socket, client: client @ None } => {
+                // Who has come just before the end gets what was kept.
+                *client = socket.accept();
+                self.write();
+            }
+            Side::Socket { .. } => {}
         }
     }
 
@@ -451,6 +457,19 @@ mod tests {
         assert_eq!(lock(&far.shared.queue).output.len(), BACKLOG);
         let mut client = UnixStream::connect(&path).unwrap();
         assert!(hear(&mut client, BACKLOG).ends_with(b"xend"));
+    }
+
+    #[test]
+    fn who_comes_just_before_the_end_gets_what_was_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("com2");
+        let far = FarEnd::listen(&path, |_| 0).unwrap();
+        say(&far, b"last words");
+        let mut client = UnixStream::connect(&path).unwrap();
+        assert!(far.finish(|| false).is_ok());
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "last words");
     }
 
     #[test]

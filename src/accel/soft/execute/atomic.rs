@@ -1,7 +1,7 @@
 //! Read-modify-write of memory, LOCK included: XCHG, XADD, CMPXCHG and its wide forms.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -30,7 +30,14 @@ unsafe fn host_modify<T: Int>(host: usize, change: impl Fn(T) -> T) -> (T, T) {
                 let new = change(T::from_u64(old.into()));
                 let value = new.to_u64() as _;
                 match cell.compare_exchange_weak(old, value, Ordering::SeqCst, Ordering::Relaxed) {
-                    Ok(_) => return (T::from_u64(old.into()), new),
+                    Ok(_) => {
+                        // A locked instruction is a full barrier, also for accesses without alignment
+                        // behind it. On x86-64 the exchange is one by itself.
+                        if cfg!(not(target_arch = "x86_64")) {
+                            fence(Ordering::SeqCst);
+                        }
+                        return (T::from_u64(old.into()), new);
+                    }
                     Err(now) => old = now,
                 }
             }
@@ -253,11 +260,48 @@ unsafe fn host_exchange_16(host: usize, expected: (u64, u64), desired: (u64, u64
     (low, high)
 }
 
+/// Compares and exchanges 16 bytes; gives the old value.
+///
+/// # Safety
+/// 16 bytes of guest RAM are mapped at `host`, aligned by 16.
+#[cfg(target_arch = "aarch64")]
+unsafe fn host_exchange_16(host: usize, expected: (u64, u64), desired: (u64, u64)) -> (u64, u64) {
+    let place = std::ptr::with_exposed_provenance_mut::<u64>(host);
+    let (low, high): (u64, u64);
+    // SAFETY: a load-store pair of aligned, mapped bytes. The old value is written back where it is not
+    // the expected one: only a store that succeeds proves that both halves were read at one time.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "ldaxp {low}, {high}, [{place}]",
+            "cmp {low}, {expected_low}",
+            "ccmp {high}, {expected_high}, #0, eq",
+            "csel {next_low}, {desired_low}, {low}, eq",
+            "csel {next_high}, {desired_high}, {high}, eq",
+            "stlxp {failed:w}, {next_low}, {next_high}, [{place}]",
+            "cbnz {failed:w}, 2b",
+            "dmb ish",
+            low = out(reg) low,
+            high = out(reg) high,
+            next_low = out(reg) _,
+            next_high = out(reg) _,
+            failed = out(reg) _,
+            place = in(reg) place,
+            expected_low = in(reg) expected.0,
+            expected_high = in(reg) expected.1,
+            desired_low = in(reg) desired.0,
+            desired_high = in(reg) desired.1,
+            options(nostack),
+        );
+    }
+    (low, high)
+}
+
 /// As above, for hosts without such an instruction: atomic among the vCPUs' own wide exchanges.
 ///
 /// # Safety
 /// 16 bytes of guest RAM are mapped at `host`, aligned by 16.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 unsafe fn host_exchange_16(host: usize, expected: (u64, u64), desired: (u64, u64)) -> (u64, u64) {
     let guard = BUS_LOCK.lock();
     // SAFETY: the caller vouches for the bytes and the alignment.

@@ -172,6 +172,19 @@ pub fn alignment_check(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     Ok(Flow::Next)
 }
 
+/// As many PAUSEs make a vCPU that waits for another one.
+const SPIN: u32 = 64;
+
+/// PAUSE. A program that spins waits for another processor: where the host has fewer of them than the machine,
+/// that one can only go on if this one lets it.
+pub fn pause(cpu: &mut Cpu, _: &Instruction) -> Exec<Flow> {
+    cpu.pauses = cpu.pauses.wrapping_add(1);
+    if cpu.pauses.is_multiple_of(SPIN) && cpu.system.topology.cpus > 1 {
+        std::thread::yield_now();
+    }
+    Ok(Flow::Next)
+}
+
 /// BOUND.
 pub fn bound(cpu: &mut Cpu, i: &Instruction) -> Exec<Flow> {
     let offset = register_offset(i.op0_register());

@@ -126,9 +126,9 @@ pub fn general(i: &Instruction) -> Option<General> {
         Mnemonic::Clc | Mnemonic::Stc | Mnemonic::Cmc | Mnemonic::Cld | Mnemonic::Std => control::flag,
         Mnemonic::Clac | Mnemonic::Stac => control::alignment_check,
         Mnemonic::Bound => control::bound,
+        Mnemonic::Pause => control::pause,
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => |cpu, _| cpu.undefined(),
         Mnemonic::Nop
-        | Mnemonic::Pause
         | Mnemonic::Endbr64
         | Mnemonic::Endbr32
         | Mnemonic::Reservednop

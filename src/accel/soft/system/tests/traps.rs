@@ -219,6 +219,16 @@ fn clac_and_stac_do_not_need_smap_turned_on() {
 }
 
 #[test]
+fn a_program_that_spins_goes_on_spinning() {
+    // mov ecx, 200; again: pause; loop again
+    let mut cpu = machine(&[0xb9, 200, 0, 0, 0, 0xf3, 0x90, 0xe2, 0xfc, HLT], &[HLT]);
+    cpu.system.topology.cpus = 2;
+    cpu.pauses = u32::MAX - 100;
+    run(&mut cpu);
+    assert_eq!((cpu.rip, cpu.gpr[1], cpu.pauses), (CODE + 10, 0, 99));
+}
+
+#[test]
 fn hypercalls_answer_as_kvm_does() {
     // vmcall
     let mut cpu = machine(&[0x0f, 0x01, 0xc1, HLT], &[HLT]);
