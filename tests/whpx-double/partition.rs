@@ -117,7 +117,7 @@ impl Partition {
                 | (destination & !0xff) << 32
                 | u64::from(logical) << 2,
             // A level is asserted.
-            data: control.vector & 0xff | (kind as u32) << 8 | u32::from(level) * (3 << 14),
+            data: control.vector & 0xff | (kind as u32) << 8 | (u32::from(level) * (3 << 14)),
         });
         Ok(())
     }

@@ -71,7 +71,7 @@ pub struct WhpxVcpu {
     /// Made for the first instruction that needs it.
     emulator: Option<Box<Emulator>>,
     /// What the emulator began with.
-    before: Option<Registers>,
+    before: Option<Box<Registers>>,
     pending: Pending,
     /// The bytes of the access that the caller has been given.
     data: [u8; 8],
@@ -399,7 +399,7 @@ impl WhpxVcpu {
         };
         let emulator = self.emulator.get_or_insert_with(|| Box::new(Emulator::new(id, memory)));
         emulator.load(&now)?;
-        self.before = Some(now);
+        self.before = Some(Box::new(now));
         self.emulate()
     }
 
