@@ -57,6 +57,31 @@ macro_rules! impl_reg_accessors {
     };
 }
 
+/// Declares how a neutral register struct is read from and written to a platform that has a call a register:
+/// each register with the platform's name for it. The calls may fail, and the first failure is the answer.
+#[cfg(any(target_os = "macos", test))]
+macro_rules! impl_reg_calls {
+    ($neutral:ty, $name:ty { $($reg:ident = $number:expr),+ $(,)? }) => {
+        impl $neutral {
+            /// Reads every register by `read`.
+            pub(crate) fn read_each<E>(mut read: impl FnMut($name) -> Result<u64, E>) -> Result<Self, E> {
+                Ok(Self { $($reg: read($number)?),+ })
+            }
+
+            /// Writes every register by `write`.
+            pub(crate) fn write_each<E>(
+                &self,
+                mut write: impl FnMut($name, u64) -> Result<(), E>,
+            ) -> Result<(), E> {
+                $(write($number, self.$reg)?;)+
+                Ok(())
+            }
+        }
+    };
+}
+
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) use impl_reg_accessors;
+#[cfg(any(target_os = "macos", test))]
+pub(crate) use impl_reg_calls;
 pub(crate) use reg_map;

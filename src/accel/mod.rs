@@ -10,6 +10,8 @@ mod vcpu;
 
 pub mod ffi;
 pub mod host;
+#[cfg(any(target_os = "macos", test))]
+pub mod hvf;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub mod kvm;
 pub mod measure;
@@ -17,6 +19,9 @@ pub mod native;
 pub mod probe;
 pub mod select;
 pub mod soft;
+#[cfg(any(target_os = "macos", test))]
+pub mod vz;
+mod whole_machine;
 pub mod whpx;
 
 use std::fmt;
@@ -27,7 +32,6 @@ use thiserror::Error;
 
 use crate::config::VmConfig;
 use crate::memory::GuestMemory;
-use crate::outcome::Outcome;
 pub use arch::GuestArch;
 pub use irq::{
     Gic, GicVersion, InterruptController, InterruptSink, MsiMessage, MsiSink, NoController, SpiLines,
@@ -39,6 +43,7 @@ pub use regs::{
 };
 
 pub use vcpu::{Activity, Kick, SystemEvent, VcpuError, VcpuExit, VcpuOps, VcpuResult};
+pub use whole_machine::{MachineEvents, WholeMachine};
 
 /// The backend that a user asks for.
 #[derive(
@@ -162,11 +167,20 @@ pub trait Accel {
     /// Where the machine's devices send their interrupts.
     fn interrupt_sink(&self) -> InterruptSink;
 
-    /// Runs the machine that `config` describes from its start to its end, on a backend that takes only
-    /// whole machines with devices of its own (Virtualization.framework). `None`, the default, is a
-    /// backend that gives vCPUs: the caller makes the machine around them.
-    fn run_machine(&mut self, config: &VmConfig) -> Option<AccelResult<Outcome>> {
-        let _ = config;
+    /// Whether this backend takes only whole machines, with devices of its own
+    /// (Virtualization.framework). All others give vCPUs: the caller makes the machine around them.
+    fn takes_whole_machines(&self) -> bool {
+        false
+    }
+
+    /// Starts the machine that `config` describes, and tells `events` what becomes of it; `None` where the
+    /// backend gives vCPUs.
+    fn start_machine(
+        &mut self,
+        config: &VmConfig,
+        events: Arc<dyn MachineEvents>,
+    ) -> Option<AccelResult<Box<dyn WholeMachine>>> {
+        let _ = (config, events);
         None
     }
 }

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use super::{
     Accel, AccelError, AccelKind, AccelResult, Activity, FpuRegs, GuestArch, GuestRegs, InterruptSink, Kick,
-    SpecialRegs, VcpuExit, VcpuOps, VcpuResult, VcpuSetup,
+    MachineEvents, SpecialRegs, VcpuExit, VcpuOps, VcpuResult, VcpuSetup, WholeMachine,
 };
 use crate::config::VmConfig;
 use crate::memory::GuestMemory;
-use crate::outcome::Outcome;
 
+#[cfg(target_os = "macos")]
+use super::hvf::{HvfBackend, HvfVcpu};
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::kvm::{KvmBackend, KvmVcpu};
 use super::soft::{SoftBackend, SoftVcpu};
+#[cfg(target_os = "macos")]
+use super::vz::{NoVcpu, VzBackend};
 use super::whpx::{WhpxBackend, WhpxVcpu};
 
 /// One virtual machine on whichever backend was asked for.
@@ -20,6 +23,12 @@ pub enum PlatformBackend {
     /// Linux's KVM.
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmBackend),
+    /// macOS's Hypervisor.framework.
+    #[cfg(target_os = "macos")]
+    Hvf(HvfBackend),
+    /// macOS's Virtualization.framework.
+    #[cfg(target_os = "macos")]
+    Vz(VzBackend),
     /// The Windows Hypervisor Platform; there is none on other hosts.
     Whpx(WhpxBackend),
     /// The software x86-64 CPU.
@@ -31,6 +40,12 @@ pub enum PlatformVcpu {
     /// KVM's.
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Kvm(KvmVcpu),
+    /// Hypervisor.framework's.
+    #[cfg(target_os = "macos")]
+    Hvf(HvfVcpu),
+    /// Virtualization.framework's, of which there is none.
+    #[cfg(target_os = "macos")]
+    Vz(NoVcpu),
     /// WHPX's.
     Whpx(WhpxVcpu),
     /// The software CPU's.
@@ -43,6 +58,10 @@ macro_rules! each {
         match $value {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm($inner) => $do,
+            #[cfg(target_os = "macos")]
+            Self::Hvf($inner) => $do,
+            #[cfg(target_os = "macos")]
+            Self::Vz($inner) => $do,
             Self::Whpx($inner) => $do,
             Self::Soft($inner) => $do,
         }
@@ -57,6 +76,8 @@ impl PlatformBackend {
         match kind {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             AccelKind::Kvm => Some(super::kvm::GUEST),
+            #[cfg(target_os = "macos")]
+            AccelKind::Hvf | AccelKind::Vz => Some(super::vz::GUEST),
             AccelKind::Whpx | AccelKind::Soft => Some(GuestArch::X86_64),
             _ => None,
         }
@@ -77,6 +98,11 @@ impl PlatformBackend {
             AccelKind::Kvm => kvm(),
             AccelKind::Whpx => Ok(Self::Whpx(WhpxBackend::new()?)),
             AccelKind::Soft => Ok(Self::Soft(SoftBackend::new()?)),
+            #[cfg(target_os = "macos")]
+            AccelKind::Hvf => Ok(Self::Hvf(HvfBackend::new()?)),
+            #[cfg(target_os = "macos")]
+            AccelKind::Vz => Ok(Self::Vz(VzBackend::new()?)),
+            #[cfg(not(target_os = "macos"))]
             AccelKind::Hvf | AccelKind::Vz => {
                 Err(AccelError::NotOnThisPlatform { kind, remedy: "It is part of macOS. Use `--accel auto`" })
             }
@@ -116,6 +142,10 @@ impl Accel for PlatformBackend {
         match self {
             #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
             Self::Kvm(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Kvm),
+            #[cfg(target_os = "macos")]
+            Self::Hvf(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Hvf),
+            #[cfg(target_os = "macos")]
+            Self::Vz(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Vz),
             Self::Whpx(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Whpx),
             Self::Soft(backend) => backend.create_vcpu(id, setup).map(PlatformVcpu::Soft),
         }
@@ -125,8 +155,16 @@ impl Accel for PlatformBackend {
         each!(self, backend => backend.interrupt_sink())
     }
 
-    fn run_machine(&mut self, config: &VmConfig) -> Option<AccelResult<Outcome>> {
-        each!(self, backend => backend.run_machine(config))
+    fn takes_whole_machines(&self) -> bool {
+        each!(self, backend => backend.takes_whole_machines())
+    }
+
+    fn start_machine(
+        &mut self,
+        config: &VmConfig,
+        events: Arc<dyn MachineEvents>,
+    ) -> Option<AccelResult<Box<dyn WholeMachine>>> {
+        each!(self, backend => backend.start_machine(config, events))
     }
 }
 

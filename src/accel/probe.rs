@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::measure::{Measurement, measure};
-use super::{AccelError, AccelKind, GuestArch, PlatformBackend, select};
+use super::{Accel, AccelError, AccelKind, GuestArch, PlatformBackend, select};
 
 /// What was found out about one backend.
 #[derive(Debug, Clone, Serialize)]
@@ -46,6 +46,20 @@ pub fn probe(kind: AccelKind) -> Vec<Finding> {
 
 fn look(kind: AccelKind) -> Finding {
     let guest = PlatformBackend::guest_of(kind);
+    match PlatformBackend::new(kind) {
+        Ok(backend) if backend.takes_whole_machines() => {
+            return Finding {
+                kind,
+                guest,
+                usable: true,
+                reason: Some("it runs whole Linux machines and is not measured".into()),
+                remedy: None,
+                measurement: None,
+            };
+        }
+        // Gone before the one that is measured: some hosts give a process one at a time.
+        _ => {}
+    }
     match measure(|| PlatformBackend::new(kind), true) {
         Ok(figures) => {
             let merely_emulates = kind != AccelKind::Soft && figures.merely_emulates();
@@ -53,7 +67,7 @@ fn look(kind: AccelKind) -> Finding {
                 kind,
                 guest,
                 usable: true,
-                reason: merely_emulates.then(|| select::emulates(&figures)),
+                reason: merely_emulates.then(|| select::emulates(kind, &figures)),
                 remedy: merely_emulates.then(|| "Use `--accel soft`, as `--accel auto` does".into()),
                 measurement: Some(Measured { figures, merely_emulates }),
             }
@@ -97,7 +111,10 @@ impl fmt::Display for Finding {
                     figures.kernel_mips, figures.exit_us, figures.start_ms
                 )?;
             }
-            None => write!(f, "{kind:<8}{:<10}{:>12}{:>12}{:>12}   -", "no", "-", "-", "-")?,
+            None => {
+                let verdict = if self.usable { "usable" } else { "no" };
+                write!(f, "{kind:<8}{verdict:<10}{:>12}{:>12}{:>12}   -", "-", "-", "-")?;
+            }
         }
         if let Some(reason) = &self.reason {
             write!(f, "\n        {reason}.")?;

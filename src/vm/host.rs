@@ -5,17 +5,17 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{SerialBackend, VmConfig};
 use crate::console::{Doorbell, FarEnd, Input, OutputError, RoomBell, Signals, StdinPump, say};
 use crate::devices::lock;
-use crate::devices::serial::Serial;
 use crate::report::SerialLog;
 
 use super::VmError;
 use super::facts::SerialCount;
+use super::typist::Typist;
 use super::watcher::Watcher;
 
 /// The far end of a serial port.
@@ -36,7 +36,9 @@ pub enum SerialPort {
 }
 
 /// The serial port of the present boot.
-type Slot = Arc<Mutex<Option<Arc<Mutex<Serial>>>>>;
+type Slot = Arc<Mutex<Option<Arc<dyn Typist>>>>;
+/// COM1 to COM4 of a boot.
+pub type Ports = [Option<Arc<dyn Typist>>; 4];
 
 /// The host's side.
 pub struct Host {
@@ -105,7 +107,7 @@ impl Host {
     }
 
     /// Connects the ports of a new boot.
-    pub fn connect(&self, ports: &[Option<Arc<Mutex<Serial>>>; 4]) {
+    pub fn connect(&self, ports: &Ports) {
         for (slot, port) in self.ports.iter().zip(ports) {
             lock(slot).clone_from(port);
         }
@@ -159,7 +161,7 @@ impl Host {
             Input::stdin(),
             move |bytes| {
                 let port = take.upgrade().and_then(|host| lock(host.ports.get(host.stdin?)?).clone());
-                port.map_or(0, |port| lock(&port).enqueue(bytes))
+                port.map_or(0, |port| port.type_in(bytes))
             },
             move || {
                 if let Some(host) = escaped.upgrade() {
@@ -228,11 +230,7 @@ impl Host {
 fn open(backend: &SerialBackend, number: usize, slot: &Slot) -> Result<SerialPort, VmError> {
     let slot = Arc::clone(slot);
     // A vCPU may hold the port while it waits for room in the output, so this must not wait for it.
-    let take = move |bytes: &[u8]| match lock(&slot).as_ref().map(|port| port.try_lock()) {
-        Some(Ok(mut serial)) => serial.enqueue(bytes),
-        Some(Err(TryLockError::Poisoned(serial))) => serial.into_inner().enqueue(bytes),
-        Some(Err(TryLockError::WouldBlock)) | None => 0,
-    };
+    let take = move |bytes: &[u8]| lock(&slot).as_ref().map_or(0, |port| port.try_type_in(bytes));
     Ok(match backend {
         SerialBackend::Unix(path) => SerialPort::Line(Arc::new(FarEnd::listen(path, take)?)),
         SerialBackend::Pty => {

@@ -185,6 +185,22 @@ fn event_sink(state: &Arc<RunState>, debug_exit: DebugExit) -> EventSink {
     })
 }
 
+/// Where the bytes of the console go that a whole machine has in place of COM1.
+pub fn console_sink(
+    config: &VmConfig,
+    state: &Arc<RunState>,
+    host: &Arc<Host>,
+    output: &Arc<GuestOutput>,
+) -> Option<SerialSink> {
+    let backend = host.serial.first()?.as_ref()?;
+    let mut inner = watched(serial_sink(backend, state, output), config, state, host);
+    let written = Arc::clone(&host.written);
+    Some(Box::new(move |byte| {
+        written.count();
+        inner(byte);
+    }))
+}
+
 /// Where the bytes of one serial port go.
 fn serial_sink(port: &SerialPort, state: &Arc<RunState>, output: &Arc<GuestOutput>) -> SerialSink {
     match port {

@@ -10,8 +10,10 @@ mod panic_watch;
 mod reset_vector;
 mod run_state;
 mod supervisor;
+mod typist;
 mod vcpu_loop;
 mod watcher;
+mod whole_machine;
 
 use std::fmt;
 use std::io;
@@ -39,10 +41,11 @@ pub use extension::{Extension, HostOutput, Wiring};
 pub use facts::{ExitCounts, Facts, Registers};
 use guest::Guest;
 pub use guest::guest_arch;
-use host::Host;
+use host::{Host, Ports};
 use machine::Machine;
 use run_state::{End, RunState};
-use supervisor::Supervisor;
+use supervisor::{Button, Supervisor};
+use typist::Typist;
 use vcpu_loop::{Platform, linear_rip, run_vcpu};
 
 /// Why a run failed by vm-accel's or the host's fault: exit status 125.
@@ -176,14 +179,12 @@ pub fn run_with(
 ) -> Result<Ended, VmError> {
     let start = Instant::now();
     let kernel = guest::open_kernel(config)?;
-    let Choice { mut backend, reason } = guest::create_backend(config.accel, kernel.wants())?;
+    let Choice { backend, reason } = guest::create_backend(config.accel, kernel.wants())?;
     let accel = backend.kind();
-    // A whole-machine backend has no place for an addition; it says so when it is asked for a vCPU.
-    if extension.is_none()
-        && let Some(outcome) = backend.run_machine(config)
-    {
-        let facts = Facts { reason, ..Facts::default() };
-        return Ok(Ended { outcome: outcome?, accel, unfinished: None, facts });
+    // A whole-machine backend has no place for an addition; it says so when it is given memory.
+    if extension.is_none() && backend.takes_whole_machines() {
+        let facts = Facts { reason, protocol: "the backend's own".into(), ..Facts::default() };
+        return run_whole(config, backend, start, facts);
     }
     let mut guest = guest::load(config, kernel, backend, extension.as_deref())?;
     // Said only now, so that a bad kernel is one line on stderr and not two.
@@ -216,14 +217,43 @@ pub fn run_with(
             Err(error) => break Err(error),
         };
     };
+    conclude(config, &host, raw_mode, end, accel, facts)
+}
+
+/// Runs a machine that the backend has whole. It boots only once: the backend does not tell a reset.
+fn run_whole(
+    config: &VmConfig,
+    mut backend: PlatformBackend,
+    start: Instant,
+    mut facts: Facts,
+) -> Result<Ended, VmError> {
+    let accel = backend.kind();
+    let host = Arc::new(Host::new(config, start)?);
+    let raw_mode = if config.uses_stdio() { RawMode::enter().map_err(VmError::Console)? } else { None };
+    let end = whole_machine::boot(config, &host, &mut facts, |events| {
+        let no_machine = || AccelError::NotOnThisPlatform { kind: accel, remedy: "Use `--accel auto`" };
+        backend.start_machine(config, events).unwrap_or_else(|| Err(no_machine()))
+    });
+    conclude(config, &host, raw_mode, end, accel, facts)
+}
+
+/// What is to be told of a run that ended so.
+fn conclude(
+    config: &VmConfig,
+    host: &Arc<Host>,
+    raw_mode: Option<RawMode>,
+    end: End,
+    accel: AccelKind,
+    mut facts: Facts,
+) -> Result<Ended, VmError> {
     host.stop_input();
     let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
-    let handed_over = host.close_lines(patience(&host, interrupted));
+    let handed_over = host.close_lines(patience(host, interrupted));
     // The terminal is as it was before anything else is said on it.
     drop(raw_mode);
     facts.end = Some(Instant::now());
     (facts.serial_bytes, facts.first_serial_byte) = host.written.get();
-    let outcome = script_judges(&host, end?);
+    let outcome = script_judges(host, end?);
     unless_ended_from_outside(&outcome, handed_over)?;
     host.flush_files(config)?;
     if let Some(watcher) = &host.watcher {
@@ -302,13 +332,14 @@ fn boot(
     if let Some(watcher) = &host.watcher {
         watcher.set_ending(false);
     }
-    host.connect(&machine.serial);
+    let ports: Ports = machine.serial.map(|port| port.map(|port| port as Arc<dyn Typist>));
+    host.connect(&ports);
     let supervisor = Supervisor {
         state: Arc::clone(&state),
         host: Arc::clone(host),
         has_stdin: config.uses_stdio(),
-        com1: machine.serial.into_iter().next().flatten(),
-        button: machine.button,
+        com1: ports.into_iter().next().flatten(),
+        button: machine.button.map(|button| Box::new(move || button.press()) as Button),
         timers: machine.timers,
         output: output.clone(),
         grace: config.grace,
@@ -323,10 +354,17 @@ fn boot(
     facts.registers = registers;
     facts.exits.add(&state.exits());
     let interrupted = matches!(end, Ok(Outcome::Signalled(_)));
-    let flushed = output
-        .stdout
-        .finish(patience(host, interrupted))
-        .and(output.stderr.finish(patience(host, interrupted)));
+    let flushed = flush(&output, || patience(host, interrupted));
+    lost_output(end, flushed)
+}
+
+/// Writes the rest of the guest's output.
+fn flush<P: FnMut() -> bool>(output: &HostOutput, patience: impl Fn() -> P) -> Result<(), OutputError> {
+    output.stdout.finish(patience()).and(output.stderr.finish(patience()))
+}
+
+/// The end of a boot whose output was written so.
+fn lost_output(end: End, flushed: Result<(), OutputError>) -> Result<Outcome, VmError> {
     let outcome = end?;
     unless_ended_from_outside(&outcome, flushed)?;
     Ok(outcome)

@@ -1,17 +1,19 @@
 //! The thread that watches a run: device timers, guest output, the time limit, hang detection.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::console::say;
-use crate::devices::acpi::PowerButton;
-use crate::devices::serial::Serial;
 use crate::devices::timer::Timers;
 use crate::outcome::Outcome;
 
 use super::extension::HostOutput;
 use super::host::Host;
 use super::run_state::{End, RunState};
+use super::typist::Typist;
+
+/// Presses the guest's power button.
+pub type Button = Box<dyn Fn() + Send>;
 
 /// How often the vCPUs are asked whether they can ever run again. Two answers in a row make a hang, so a
 /// hung guest is noticed within three of these.
@@ -33,9 +35,9 @@ pub struct Supervisor {
     /// Whether a serial port is on stdin.
     pub has_stdin: bool,
     /// COM1, where the script types.
-    pub com1: Option<Arc<Mutex<Serial>>>,
+    pub com1: Option<Arc<dyn Typist>>,
     /// The guest's power button, where it has one.
-    pub button: Option<PowerButton>,
+    pub button: Option<Button>,
     /// Timers of the devices.
     pub timers: Timers,
     /// Guest output on its way to the host.
@@ -106,7 +108,7 @@ impl Supervisor {
                 Some((time, button)) if self.host.signals.count() < 2 => {
                     let deadline = *grace_deadline.get_or_insert_with(|| {
                         say("vm-accel: the guest is asked to power off; a second signal ends it\n");
-                        button.press();
+                        button();
                         now + time
                     });
                     if now >= deadline {

@@ -1,13 +1,14 @@
 //! What COM1 writes, on its way to the script: from the vCPU that writes it to the thread that follows
 //! the script.
 
-use std::sync::{Arc, Condvar, Mutex, TryLockError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::console::Doorbell;
 use crate::devices::lock;
-use crate::devices::serial::Serial;
 use crate::script::{Runner, Script, Verdict};
+
+use super::typist::Typist;
 
 /// Bytes that may wait before the vCPU has to.
 const CAPACITY: usize = 1 << 20;
@@ -67,7 +68,7 @@ impl Watcher {
 
     /// Follows the script up to `now` and types at `port` what it wants typed. Tells when to look again,
     /// and the verdict when there is one.
-    pub fn follow(&self, port: Option<&Mutex<Serial>>, now: Instant) -> (Option<Instant>, Option<Verdict>) {
+    pub fn follow(&self, port: Option<&dyn Typist>, now: Instant) -> (Option<Instant>, Option<Verdict>) {
         let mut runner = lock(&self.runner);
         let (due, full) = {
             let queue = lock(&self.queue);
@@ -84,11 +85,7 @@ impl Watcher {
         let to_send = runner.to_send();
         if let (Some(port), false) = (port, to_send.is_empty()) {
             // A vCPU may hold the port while it waits for room in the queue, so this must not wait for it.
-            let taken = match port.try_lock() {
-                Ok(mut serial) => serial.enqueue(to_send),
-                Err(TryLockError::Poisoned(serial)) => serial.into_inner().enqueue(to_send),
-                Err(TryLockError::WouldBlock) => 0,
-            };
+            let taken = port.try_type_in(to_send);
             to_send.drain(..taken.min(to_send.len()));
             if !to_send.is_empty() {
                 next = Some(next.map_or(now + RETRY, |next| next.min(now + RETRY)));

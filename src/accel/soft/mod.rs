@@ -30,3 +30,5 @@ pub use backend::SoftBackend;
 pub use emulator::{Access, Emulator, Registers, Step};
 pub use ram::HostRange;
 pub use vcpu::SoftVcpu;
+#[cfg(all(target_os = "macos", target_arch = "x86_64"))]
+pub(in crate::accel) use wakeup::Alarm;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod gicv3;
 pub mod ioapic;
 pub mod lapic;
 pub mod pic;
