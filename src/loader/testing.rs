@@ -54,7 +54,7 @@ pub fn read_u64(memory: &GuestMemory, gpa: u64) -> u64 {
 pub fn read_string(memory: &GuestMemory, gpa: u64) -> String {
     let bytes: Vec<u8> = (gpa..)
         .map(|gpa| memory.read_obj(GuestAddress(gpa)).unwrap())
-        .take_while(|&byte| byte != 0)
+        .take_while(|&byte: &u8| byte != 0)
         .collect();
     String::from_utf8(bytes).unwrap()
 }
