@@ -39,23 +39,25 @@ const FILES: [&str; 1] = ["images/tiny/ok-elf.elf"];
 
 fn main() -> ExitCode {
     let mut trials = Trials::without_backends();
-    for (name, machine, cpus, word, end) in [
-        ("debian_with_1_cpu", "arm64", 1, "", "powered off"),
-        ("debian_with_2_cpus", "arm64", 2, "", "powered off"),
-        ("debian_reboot", "arm64", 1, " vmaccel.do=reboot", "reset"),
-        ("debian_with_a_gicv2", "arm64-gicv2", 2, "", "powered off"),
-        ("debian_with_vhe", "arm64-vhe", 2, "", "powered off"),
+    for (name, machine, cpus, word, status, end) in [
+        ("debian_with_1_cpu", "arm64", 1, "", 0, "powered off"),
+        ("debian_with_2_cpus", "arm64", 2, "", 0, "powered off"),
+        ("debian_reboot", "arm64", 1, " vmaccel.do=reboot", 0, "reset"),
+        ("debian_panic", "arm64", 1, " vmaccel.do=panic", 120, "panicked"),
+        ("debian_halt", "arm64", 2, " vmaccel.run=\"halt -f\"", 122, "hangs"),
+        ("debian_with_a_gicv2", "arm64-gicv2", 2, "", 0, "powered off"),
+        ("debian_with_vhe", "arm64-vhe", 2, "", 0, "powered off"),
     ] {
         trials.add_ignorable(format!("nested-kvm-arm64::{name}"), move || {
             let debian = built::debian_arm64()?;
             let files = [debian.join("vmlinuz"), debian.join("initramfs.cpio")];
-            let cmdline = format!("console=ttyS0{word}");
+            let cmdline = format!("console=ttyS0 panic=-1 quiet{word}");
             let count = cpus.to_string();
             let args = ["run", "--memory", "256M", "--timeout", "200s", "--cpus", &count];
             let rest = ["--cmdline", &cmdline, "--initrd", "initramfs.cpio", "vmlinuz"];
             let machine = Machine { name: machine, binary: built::aarch64_binary()? };
             let ended = machine.run(cpus, &files, &[&["vm-accel"], &args[..], &rest].concat())?;
-            ended.expect(0, &[end, "(kvm, status 0)"]);
+            ended.expect(status, &[end, &format!("(kvm, status {status})")]);
             let stdout = String::from_utf8_lossy(&ended.stdout);
             for line in ["vm-accel: init reached, Linux 6.", &format!(", {cpus} CPUs")] {
                 assert!(stdout.contains(line), "no `{line}`: {ended:?}");

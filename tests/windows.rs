@@ -18,8 +18,6 @@ use support::{Ended, PROJECT, Run, TINY, Trials, built, command_of};
 const WINE: &str = "/usr/lib/wine/wine64";
 /// Longer than any limit in the manifest, with Wine's start.
 const DEADLINE: Duration = Duration::from_secs(240);
-/// Guests that only the software CPU itself can run through the double, and why.
-const BEYOND_THE_DOUBLE: [(&str, &str); 0] = [];
 /// Tests of the library that need a POSIX host: of programs that a Linux host lends its guests, and of the
 /// suite's child processes.
 const POSIX: [&str; 2] = ["exec::", "suite::"];
@@ -80,6 +78,21 @@ impl Windows {
         Ok(windows)
     }
 
+    /// The program for tests of `backend`.
+    fn program(&self, backend: &str) -> &Path {
+        if backend == "soft" { &self.plain } else { &self.with_double }
+    }
+
+    /// A stock kernel runs from its bzImage to its end.
+    fn boots(&self, backend: &str, debian: &Path) {
+        let file = |name: &str| debian.join(name).display().to_string();
+        let (kernel, initrd) = (file("vmlinuz"), file("initramfs.cpio"));
+        let args = ["run", &kernel, "--initrd", &initrd, "--accel", backend, "--timeout", "230s"];
+        let ended = self.run(self.program(backend), args);
+        ended.expect(0, &["powered off"]);
+        assert!(String::from_utf8_lossy(&ended.stdout).contains("vm-accel: init reached"), "{ended:#?}");
+    }
+
     /// Runs a program to its end.
     fn run<S: AsRef<std::ffi::OsStr>>(&self, program: &Path, args: impl IntoIterator<Item = S>) -> Ended {
         let mut command = command_of(Path::new(WINE), [program]);
@@ -111,28 +124,22 @@ fn main() -> ExitCode {
         for backend in ["soft", "whpx"] {
             let (windows, guest) = (windows.clone(), guest.clone());
             let name = format!("{backend}::{}", guest.name);
-            let beyond = BEYOND_THE_DOUBLE.iter().find(|(name, _)| *name == guest.name);
-            if let Some((_, reason)) = beyond.filter(|_| backend == "whpx") {
-                trials.ignored(name, reason);
-                continue;
-            }
             trials.add(name, move || {
-                let program = if backend == "soft" { &windows.plain } else { &windows.with_double };
-                let ended = windows.run(program, guest.args(backend, Path::new(TINY)));
+                let ended = windows.run(windows.program(backend), guest.args(backend, Path::new(TINY)));
                 guest.check(ended.code, &String::from_utf8_lossy(&ended.stdout), &ended.stderr);
             });
         }
     }
-    match built::debian() {
-        Err(reason) => trials.ignored("soft::debian", &reason),
-        Ok(debian) => trials.add("soft::debian", move || {
-            let file = |name: &str| debian.join(name).display().to_string();
-            let (kernel, initrd) = (file("vmlinuz"), file("initramfs.cpio"));
-            let args = ["run", &kernel, "--initrd", &initrd, "--accel", "soft", "--timeout", "230s"];
-            let ended = windows.run(&windows.plain, args);
-            ended.expect(0, &["powered off"]);
-            assert!(String::from_utf8_lossy(&ended.stdout).contains("vm-accel: init reached"), "{ended:#?}");
-        }),
+    let debian = built::debian();
+    for backend in ["soft", "whpx"] {
+        let name = format!("{backend}::debian");
+        match debian.clone() {
+            Err(reason) => trials.ignored(name, &reason),
+            Ok(debian) => {
+                let windows = windows.clone();
+                trials.add(name, move || windows.boots(backend, &debian));
+            }
+        }
     }
     // Wine's server and the guests share two processors.
     trials.run_in_turn()

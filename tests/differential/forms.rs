@@ -78,6 +78,7 @@ pub fn is_offered(i: &Instruction) -> bool {
                 | F::FSGSBASE
                 | F::FXSR
                 | F::MMX
+                | F::MOVBE
                 | F::MULTIBYTENOP
                 | F::PAUSE
                 | F::POPCNT

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use vm_accel::accel::ffi::whpx::{InterruptControl, interrupt, map, property};
 use vm_accel::accel::soft::{HostRange, SoftBackend};
-use vm_accel::accel::{Accel, InterruptSink, MsiMessage, MsiSink};
+use vm_accel::accel::{Accel, AccelError, InterruptSink, MsiMessage, MsiSink};
 
 use super::processor::Processor;
 use super::{E_INVALID_ARGUMENT, E_INVALID_CONFIGURATION, E_UNKNOWN_PROPERTY, Outcome, lock};
@@ -26,10 +26,10 @@ struct Inner {
 }
 
 impl Partition {
-    pub fn new() -> Outcome<Self> {
-        let backend = SoftBackend::new().map_err(|_| E_INVALID_CONFIGURATION)?;
+    pub fn new() -> Result<Self, AccelError> {
+        let backend = SoftBackend::new()?;
         let InterruptSink::Lapic(apics) = backend.interrupt_sink() else {
-            return Err(E_INVALID_CONFIGURATION);
+            unreachable!("the software CPU's machine is a PC")
         };
         let inner = Inner { backend, ranges: Vec::new(), cpus: None, has_apics: false, is_set_up: false };
         Ok(Self { inner: Mutex::new(inner), apics, processors: Mutex::default() })

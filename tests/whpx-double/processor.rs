@@ -162,8 +162,9 @@ impl Processor {
 
 impl Inner {
     fn context(&mut self, exit: &Exit) -> Outcome<RunVpExitContext> {
-        let Ok(GuestRegs::X86_64(regs)) = self.vcpu.get_regs() else { return Err(E_INVALID_ARGUMENT) };
-        let Ok(SpecialRegs::X86_64(special)) = self.vcpu.get_special_regs() else {
+        let (Ok(GuestRegs::X86_64(regs)), Ok(SpecialRegs::X86_64(special))) =
+            (self.vcpu.get_regs(), self.vcpu.get_special_regs())
+        else {
             return Err(E_INVALID_ARGUMENT);
         };
         let (rip, code) = self.vcpu.instruction();

@@ -95,11 +95,12 @@ fn set_table(t: &mut DescriptorTable, value: &RegisterValue) {
 impl State {
     /// The state of `vcpu`.
     pub fn of(vcpu: &SoftVcpu) -> Outcome<Self> {
-        let Ok(GuestRegs::X86_64(general)) = vcpu.get_regs() else { return Err(E_INVALID_ARGUMENT) };
-        let Ok(SpecialRegs::X86_64(special)) = vcpu.get_special_regs() else {
+        let all = (vcpu.get_regs(), vcpu.get_special_regs(), vcpu.get_fpu_regs());
+        let (Ok(GuestRegs::X86_64(general)), Ok(SpecialRegs::X86_64(special)), Ok(FpuRegs::X86_64(fpu))) =
+            all
+        else {
             return Err(E_INVALID_ARGUMENT);
         };
-        let Ok(FpuRegs::X86_64(fpu)) = vcpu.get_fpu_regs() else { return Err(E_INVALID_ARGUMENT) };
         let activity = match vcpu.activity().map_err(|_| E_INVALID_ARGUMENT)? {
             Activity::Running => 0,
             Activity::Halted | Activity::HaltedForever => register::HALT_SUSPEND,

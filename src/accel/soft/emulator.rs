@@ -10,7 +10,9 @@ use super::ram::Ram;
 use super::state::Cpu;
 use super::vcpu::SoftVcpu;
 use super::wakeup::Wakeup;
-use crate::accel::{FpuRegs, GuestRegs, SpecialRegs, VcpuOps, VcpuResult};
+use crate::accel::{
+    FpuRegs, GuestRegs, SpecialRegs, VcpuError, VcpuOps, VcpuResult, X86FpuRegs, X86Regs, X86SpecialRegs,
+};
 use crate::devices::irqchip::lapic::MSR_APIC_BASE;
 use crate::memory::GuestMemory;
 
@@ -74,11 +76,11 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Registers {
     /// General registers.
-    pub general: GuestRegs,
+    pub general: X86Regs,
     /// Segment, control and system registers.
-    pub special: SpecialRegs,
+    pub special: X86SpecialRegs,
     /// x87 and SSE registers.
-    pub fpu: FpuRegs,
+    pub fpu: X86FpuRegs,
 }
 
 /// Executes single instructions of one vCPU.
@@ -99,16 +101,13 @@ impl Emulator {
     /// Begins with the instruction at RIP of `registers`.
     ///
     /// # Errors
-    /// Never for an x86-64 guest's registers.
+    /// Never for this CPU.
     pub fn load(&mut self, registers: &Registers) -> VcpuResult<()> {
-        let mut special = registers.special;
-        if let SpecialRegs::X86_64(x86) = &mut special {
-            // 0 leaves this CPU's own APIC as it is.
-            x86.apic_base = 0;
-        }
-        self.vcpu.set_special_regs(&special)?;
-        self.vcpu.set_regs(&registers.general)?;
-        self.vcpu.set_fpu_regs(&registers.fpu)
+        // 0 leaves this CPU's own APIC as it is.
+        let special = X86SpecialRegs { apic_base: 0, ..registers.special };
+        self.vcpu.set_special_regs(&SpecialRegs::X86_64(special))?;
+        self.vcpu.set_regs(&GuestRegs::X86_64(registers.general))?;
+        self.vcpu.set_fpu_regs(&FpuRegs::X86_64(registers.fpu))
     }
 
     /// Executes on, up to the end of the instruction or its next access.
@@ -134,16 +133,16 @@ impl Emulator {
         self.vcpu.answer(value);
     }
 
-    /// The registers as they are now; where the APIC is, only the hypervisor's registers `before` tell.
+    /// The registers as they are now, with `apic_base` of the hypervisor's.
     ///
     /// # Errors
     /// Never for this CPU.
-    pub fn registers(&self, before: &SpecialRegs) -> VcpuResult<Registers> {
-        let mut special = self.vcpu.get_special_regs()?;
-        if let (SpecialRegs::X86_64(x86), SpecialRegs::X86_64(before)) = (&mut special, before) {
-            x86.apic_base = before.apic_base;
-        }
-        Ok(Registers { general: self.vcpu.get_regs()?, special, fpu: self.vcpu.get_fpu_regs()? })
+    pub fn registers(&self, apic_base: u64) -> VcpuResult<Registers> {
+        let all = (self.vcpu.get_regs()?, self.vcpu.get_special_regs()?, self.vcpu.get_fpu_regs()?);
+        let (GuestRegs::X86_64(general), SpecialRegs::X86_64(special), FpuRegs::X86_64(fpu)) = all else {
+            return Err(VcpuError::OtherGuest { id: self.vcpu.get_id() });
+        };
+        Ok(Registers { general, special: X86SpecialRegs { apic_base, ..special }, fpu })
     }
 }
 
@@ -169,9 +168,9 @@ mod tests {
             ..X86SpecialRegs::default()
         };
         Registers {
-            general: GuestRegs::X86_64(X86Regs { rip: 0x1000, rflags: 2, ..general }),
-            special: SpecialRegs::X86_64(special),
-            fpu: FpuRegs::X86_64(X86FpuRegs::default()),
+            general: X86Regs { rip: 0x1000, rflags: 2, ..general },
+            special,
+            fpu: X86FpuRegs::default(),
         }
     }
 
@@ -182,10 +181,7 @@ mod tests {
     }
 
     fn general(emulator: &Emulator) -> X86Regs {
-        match emulator.vcpu.get_regs().unwrap() {
-            GuestRegs::X86_64(regs) => regs,
-            other => panic!("{other:?}"),
-        }
+        emulator.registers(0).unwrap().general
     }
 
     #[test]

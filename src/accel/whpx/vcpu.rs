@@ -406,7 +406,7 @@ impl WhpxVcpu {
     /// Goes on with the instruction that is emulated, to its end or its next access.
     fn emulate(&mut self) -> VcpuResult<Option<Stop>> {
         let (Some(emulator), Some(before)) = (&mut self.emulator, &self.before) else { return Ok(None) };
-        let first_rip = before.general.instruction_pointer();
+        let first = before.general.rip;
         let mut rounds = 0;
         loop {
             let stop = match emulator.step() {
@@ -423,9 +423,9 @@ impl WhpxVcpu {
                 Step::TripleFault => Some(Stop::Shutdown),
                 Step::Done => {
                     rounds += 1;
-                    let now = emulator.registers(&before.special)?;
+                    let now = emulator.registers(before.special.apic_base)?;
                     // A repeated instruction stays where it is until its last round.
-                    if now.general.instruction_pointer() == first_rip && rounds < ROUNDS {
+                    if now.general.rip == first && rounds < ROUNDS {
                         continue;
                     }
                     None
@@ -438,9 +438,9 @@ impl WhpxVcpu {
 
     fn registers(&self) -> VcpuResult<Registers> {
         Ok(Registers {
-            general: self.get_regs()?,
-            special: self.get_special_regs()?,
-            fpu: self.get_fpu_regs()?,
+            general: registers::general(&self.get(&registers::GENERAL)?),
+            special: registers::special(&self.get(&registers::SPECIAL)?),
+            fpu: registers::fpu(&self.get(&registers::fpu_names())?),
         })
     }
 
@@ -448,14 +448,14 @@ impl WhpxVcpu {
     fn write_back(&mut self) -> VcpuResult<()> {
         let Some(before) = self.before.take() else { return Ok(()) };
         let Some(emulator) = &self.emulator else { return Ok(()) };
-        let after = emulator.registers(&before.special)?;
+        let after = emulator.registers(before.special.apic_base)?;
         if before.special != after.special {
-            self.set_special_regs(&after.special)?;
+            self.set_special_regs(&SpecialRegs::X86_64(after.special))?;
         }
         if before.fpu != after.fpu {
-            self.set_fpu_regs(&after.fpu)?;
+            self.set_fpu_regs(&FpuRegs::X86_64(after.fpu))?;
         }
-        self.set_regs(&after.general)?;
+        self.set_regs(&GuestRegs::X86_64(after.general))?;
         self.end_shadow(true)
     }
 

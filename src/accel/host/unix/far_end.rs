@@ -228,12 +228,13 @@ impl<T: FnMut(&[u8]) -> usize> Carrier<T> {
         }
         match &mut self.side {
             Side::Pty(pty) => pty.drain(),
-            Side::Socket { socket, client: client @ None } => {
-                // Who has come just before the end gets what was kept.
-                *client = socket.accept();
+            Side::Socket { socket, client } => {
+                // Who has come just before the end gets what was kept, whether he was seen by then or not.
+                if client.is_none() {
+                    *client = socket.accept();
+                }
                 self.write();
             }
-            Side::Socket { .. } => {}
         }
     }
 

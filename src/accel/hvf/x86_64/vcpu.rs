@@ -568,33 +568,32 @@ impl<C: Cpu> HvfVcpu<C> {
         let cpu = &self.parts.cpu;
         let lapic = &self.parts.lapic;
         Ok(Registers {
-            general: GuestRegs::X86_64(X86Regs::read_each(|reg| cpu.reg(reg))?),
-            special: SpecialRegs::X86_64(registers::special(cpu, lapic.cr8().into(), lapic.base())?),
-            fpu: FpuRegs::X86_64(registers::fpu(&cpu.xsave()?)),
+            general: X86Regs::read_each(|reg| cpu.reg(reg))?,
+            special: registers::special(cpu, lapic.cr8().into(), lapic.base())?,
+            fpu: registers::fpu(&cpu.xsave()?),
         })
     }
 
     /// Takes the registers back from the software CPU, as far as they have changed.
     fn write_back(&mut self) -> HvResult<Option<End>> {
         let Some(before) = self.loaded.take() else { return Ok(None) };
-        let after = match self.emulator.registers(&before.special) {
+        let after = match self.emulator.registers(before.special.apic_base) {
             Ok(after) => after,
             Err(error) => return Ok(Some(End::Unexpected(error.to_string()))),
         };
         let Parts { cpu, .. } = &mut self.parts;
-        if let (GuestRegs::X86_64(regs), true) = (&after.general, after.general != before.general) {
-            regs.write_each(|reg, value| cpu.set_reg(reg, value))?;
+        if after.general != before.general {
+            after.general.write_each(|reg, value| cpu.set_reg(reg, value))?;
         }
         // The software CPU has a CR8 of its own, and CR0.ET is always 1 there.
-        if let (SpecialRegs::X86_64(new), SpecialRegs::X86_64(old)) = (&after.special, &before.special) {
-            let new = X86SpecialRegs { cr8: old.cr8, cr0: new.cr0 | CR0_ET, ..*new };
-            if new != (X86SpecialRegs { cr0: old.cr0 | CR0_ET, ..*old }) {
-                registers::set_special(cpu, &new)?;
-            }
+        let (new, old) = (after.special, before.special);
+        let new = X86SpecialRegs { cr8: old.cr8, cr0: new.cr0 | CR0_ET, ..new };
+        if new != (X86SpecialRegs { cr0: old.cr0 | CR0_ET, ..old }) {
+            registers::set_special(cpu, &new)?;
         }
-        if let (FpuRegs::X86_64(regs), true) = (&after.fpu, after.fpu != before.fpu) {
+        if after.fpu != before.fpu {
             let mut area = cpu.xsave()?;
-            registers::set_fpu(&mut area, regs);
+            registers::set_fpu(&mut area, &after.fpu);
             cpu.set_xsave(&area)?;
         }
         let blocked = cpu.vmcs(GUEST_INTERRUPTIBILITY)?;

@@ -31,16 +31,34 @@ pub struct KvmVcpu {
     fd: VcpuFd,
     kicker: Arc<Kicker>,
     memory: Option<GuestMemory>,
+    /// An access to a device is under way: KVM completes it, and moves PC on, with the next `KVM_RUN`.
+    in_access: bool,
 }
 
 impl KvmVcpu {
     fn new(id: u32, fd: VcpuFd, memory: Option<GuestMemory>) -> Self {
-        Self { id, fd, kicker: Kicker::new(), memory }
+        Self { id, fd, kicker: Kicker::new(), memory, in_access: false }
     }
 
     fn error(&self, operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> VcpuError + use<> {
         let id = self.id;
         move |error| VcpuError::Host { id, operation, source: error.into() }
+    }
+
+    /// Completes an access that is under way, without entering the guest: else what is set now would be
+    /// changed by it.
+    fn complete_access(&mut self) -> VcpuResult<()> {
+        if !std::mem::take(&mut self.in_access) {
+            return Ok(());
+        }
+        self.fd.set_kvm_immediate_exit(1);
+        let result = self.fd.run().map(|_| ());
+        // A kick that came meanwhile is remembered by the kicker, too.
+        self.fd.set_kvm_immediate_exit(0);
+        match result {
+            Err(error) if error.errno() != libc::EINTR => Err(self.error("KVM_RUN")(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Address of the current instruction, and its bytes if they can be read.
@@ -69,6 +87,7 @@ impl VcpuOps for KvmVcpu {
         if self.kicker.take_request() {
             return Ok(VcpuExit::Interrupted);
         }
+        self.in_access = false;
         if let Err(error) = self.fd.run() {
             return match error.errno() {
                 libc::EINTR => {
@@ -85,6 +104,7 @@ impl VcpuOps for KvmVcpu {
         let run = self.fd.get_kvm_run();
         match run.exit_reason {
             KVM_EXIT_MMIO => {
+                self.in_access = true;
                 // SAFETY: the exit reason says that KVM filled this member of the union.
                 let mmio = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.mmio };
                 let length = (mmio.len as usize).min(mmio.data.len());
@@ -128,6 +148,7 @@ impl VcpuOps for KvmVcpu {
 
     fn set_regs(&mut self, regs: &GuestRegs) -> VcpuResult<()> {
         let GuestRegs::Aarch64(regs) = regs else { return Err(VcpuError::OtherGuest { id: self.id }) };
+        self.complete_access()?;
         registers::set_general(&self.fd, regs).map_err(self.error("KVM_SET_ONE_REG"))
     }
 
@@ -138,6 +159,7 @@ impl VcpuOps for KvmVcpu {
 
     fn set_fpu_regs(&mut self, regs: &FpuRegs) -> VcpuResult<()> {
         let FpuRegs::Aarch64(regs) = regs else { return Err(VcpuError::OtherGuest { id: self.id }) };
+        self.complete_access()?;
         registers::set_fpu(&self.fd, regs).map_err(self.error("KVM_SET_ONE_REG"))
     }
 
@@ -148,6 +170,7 @@ impl VcpuOps for KvmVcpu {
 
     fn set_special_regs(&mut self, regs: &SpecialRegs) -> VcpuResult<()> {
         let SpecialRegs::Aarch64(regs) = regs else { return Err(VcpuError::OtherGuest { id: self.id }) };
+        self.complete_access()?;
         registers::set_special(&self.fd, regs).map_err(self.error("KVM_SET_ONE_REG"))
     }
 
