@@ -52,7 +52,8 @@ pub struct Kicker {
     /// Asked for while the vCPU was not entered.
     requested: AtomicBool,
     /// The thread that is inside `enter`.
-    thread: Mutex<Option<libc::pthread_t>>,
+    // As a number: musl's is a pointer.
+    thread: Mutex<Option<usize>>,
 }
 
 impl Kicker {
@@ -72,7 +73,7 @@ impl Kicker {
         }
         IMMEDIATE_EXIT.with(|flag| flag.set(immediate_exit));
         // SAFETY: no preconditions.
-        let this = unsafe { libc::pthread_self() };
+        let this = unsafe { libc::pthread_self() } as usize;
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(this);
     }
 
@@ -85,7 +86,7 @@ impl Kicker {
     pub fn leave(&self) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: no preconditions.
-        let this = unsafe { libc::pthread_self() };
+        let this = unsafe { libc::pthread_self() } as usize;
         if thread.is_some_and(|thread| thread == this) {
             IMMEDIATE_EXIT.with(|flag| flag.set(ptr::null()));
         }
@@ -99,13 +100,13 @@ impl Kick for Kicker {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         // The vCPU's own thread is not inside KVM_RUN, and sees the request before it enters again.
         // SAFETY: no preconditions.
-        let this = unsafe { libc::pthread_self() };
+        let this = unsafe { libc::pthread_self() } as usize;
         if let Some(thread) = *thread
             && thread != this
         {
             // SAFETY: the thread is alive: `leave` clears the field, under the same lock, before the
             // vCPU and with it the thread's loop end.
-            unsafe { libc::pthread_kill(thread, signal()) };
+            unsafe { libc::pthread_kill(thread as libc::pthread_t, signal()) };
         }
     }
 }
