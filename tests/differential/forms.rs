@@ -108,9 +108,12 @@ pub fn is_system(i: &Instruction) -> bool {
             F::AES
                 | F::PCLMULQDQ
                 | F::CET_SS
+                | F::CLFLUSHOPT
+                | F::CLWB
                 | F::INVPCID
                 | F::MONITOR
                 | F::MSR
+                | F::PKU
                 | F::RDPID
                 | F::RDPMC
                 | F::RDRAND

@@ -16,6 +16,12 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// The rig's status when the host lacks something.
 const MISSING: Option<i32> = Some(3);
 
+/// What the rig says when its machine has reset itself. The processors that QEMU emulates do that now and then
+/// when their hypervisor is used, whatever runs on it, so it says nothing of the program.
+const RESET: &str = "rig-nested-kvm: L1 ended before the command did";
+/// Times that a machine may do so.
+const RESETS: usize = 3;
+
 /// What the script in the rig prints before a run's name, its status, and its stderr.
 const MARKS: [&str; 3] = ["@@guest ", "@@status ", "@@stderr\n"];
 
@@ -38,7 +44,14 @@ impl Machine {
         }
         command.arg("--").args(words);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let ended = Run::start_with(&mut command, DEADLINE).end();
+        let mut ended = Run::start_with(&mut command, DEADLINE).end();
+        for _ in 0..RESETS {
+            if !ended.stderr.contains(RESET) {
+                break;
+            }
+            eprintln!("the rig's machine {} has reset itself; once more", self.name);
+            ended = Run::start_with(&mut command, DEADLINE).end();
+        }
         if ended.code == MISSING && ended.stdout.is_empty() {
             return Err(ended.stderr.lines().last().unwrap_or("the rig lacks something").to_owned());
         }
