@@ -107,7 +107,11 @@ mod tests {
             Ok(choice) => assert_eq!(choice.backend.guest(), GuestArch::Aarch64),
             Err(error) => {
                 let error = error.to_string();
-                assert!(error.contains("the kernel is for AArch64") && error.contains("kvm"), "{error}");
+                assert!(
+                    error.contains("the kernel is for AArch64")
+                        && error.contains("AArch64 host with a usable"),
+                    "{error}"
+                );
             }
         }
     }
