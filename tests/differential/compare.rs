@@ -194,6 +194,9 @@ fn is_safe(i: &Instruction, input: &Input) -> bool {
         i.mnemonic(),
         Mnemonic::Maskmovdqu | Mnemonic::Maskmovq | Mnemonic::Ldmxcsr | Mnemonic::Fxrstor
     );
+    // They store the pointers of the last x87 instruction, which some processors keep from earlier cases.
+    let implementation = implementation
+        || matches!(i.mnemonic(), Mnemonic::Fnsave | Mnemonic::Fsave | Mnemonic::Fnstenv | Mnemonic::Fstenv);
     let fs = i.segment_prefix() == Register::FS;
     !into_itself && !pops_flags && !implementation && !fs
 }
