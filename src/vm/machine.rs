@@ -68,12 +68,8 @@ impl Machine {
             if let Some(backend) = backend {
                 let console = extension.as_mut().filter(|_| port == 0).and_then(|e| e.console(streams));
                 let own = console.unwrap_or_else(|| serial_sink(backend, state, output));
-                let mut inner = if port == 0 { watched(own, config, state, host) } else { own };
-                let written = Arc::clone(&host.written);
-                *sink = Some(Box::new(move |byte| {
-                    written.count();
-                    inner(byte);
-                }));
+                let inner = if port == 0 { watched(own, config, state, host) } else { own };
+                *sink = Some(counted(inner, host));
             }
         }
         let events = event_sink(state, config.debug_exit);
@@ -193,12 +189,16 @@ pub fn console_sink(
     output: &Arc<GuestOutput>,
 ) -> Option<SerialSink> {
     let backend = host.serial.first()?.as_ref()?;
-    let mut inner = watched(serial_sink(backend, state, output), config, state, host);
+    Some(counted(watched(serial_sink(backend, state, output), config, state, host), host))
+}
+
+/// `sink`, with its bytes counted.
+fn counted(mut sink: SerialSink, host: &Host) -> SerialSink {
     let written = Arc::clone(&host.written);
-    Some(Box::new(move |byte| {
+    Box::new(move |byte| {
         written.count();
-        inner(byte);
-    }))
+        sink(byte);
+    })
 }
 
 /// Where the bytes of one serial port go.
