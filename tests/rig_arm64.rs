@@ -55,7 +55,7 @@ fn main() -> ExitCode {
             let count = cpus.to_string();
             let args = ["run", "--memory", "256M", "--timeout", "200s", "--cpus", &count];
             let rest = ["--cmdline", &cmdline, "--initrd", "initramfs.cpio", "vmlinuz"];
-            let machine = Machine { name: machine, binary: built::aarch64_binary()? };
+            let machine = Machine { name: machine, binary: built::aarch64_binary()?, in_turn: false };
             let ended = machine.run(cpus, &files, &[&["vm-accel"], &args[..], &rest].concat())?;
             ended.expect(status, &[end, &format!("(kvm, status {status})")]);
             let stdout = String::from_utf8_lossy(&ended.stdout);
@@ -113,7 +113,7 @@ fn end_of(
     name: &str,
 ) -> Result<&'static Ended, String> {
     let run = || {
-        let machine = Machine { name: machine, binary: built::aarch64_binary()? };
+        let machine = Machine { name: machine, binary: built::aarch64_binary()?, in_turn: false };
         let folder = Path::new(TINY_ARM64);
         let mut guests = TinyGuest::of(folder);
         guests.retain(|guest| !UNFIT.iter().any(|(unfit, _)| *unfit == guest.name));
