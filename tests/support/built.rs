@@ -51,12 +51,9 @@ fn build_aarch64() -> Result<PathBuf, String> {
     let tools = PathBuf::from(said_by("ci/cross-toolchain")?);
     let mut command = Command::new(tools.join("cargo"));
     command.args(["-Zbuild-std=std,panic_unwind", "build", "--locked", "--bin", "vm-accel"]);
-    command.args(["--target", TARGET]).current_dir(PROJECT).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command.args(["--target", TARGET]).current_dir(PROJECT);
     let folder = tools.parent().map(|cache| cache.join("build")).ok_or("the toolchain has no folder")?;
-    command.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
-    command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
-    // Nothing computes much there, so what is built quickly is fast enough.
-    command.env("CARGO_PROFILE_DEV_DEBUG", "0");
+    command.env("CARGO_TARGET_DIR", &folder);
     let output = command.output().map_err(|error| format!("the cross toolchain does not run: {error}"))?;
     if output.status.success() {
         return Ok(folder.join(TARGET).join("debug/vm-accel"));
