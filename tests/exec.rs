@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use support::{Backend, Ended, Run, Trials, built, end_of, vm_accel};
+use support::{Backend, Ended, Run, TINY, TINY_ARM64, Trials, built, end_of, vm_accel};
 
 /// Ends a guest that hangs.
 const LIMIT: &str = "150s";
@@ -21,8 +21,12 @@ const DEADLINE: Duration = Duration::from_secs(170);
 fn main() -> ExitCode {
     let mut trials = Trials::new();
     trials.add("refusals", refusals);
-    let debian = built::debian();
-    for backend in trials.backends() {
+    // The guest is one of the host's own architecture.
+    let (debian, backends) = match std::env::consts::ARCH {
+        "aarch64" => (built::debian_arm64(), trials.arm64_backends()),
+        _ => (built::debian(), trials.backends()),
+    };
+    for backend in backends {
         let all = format!("{}::all", backend.kind);
         let folder = match &debian {
             Err(reason) => {
@@ -246,11 +250,16 @@ fn refusals() {
     let bad = folder.path().join("bad");
     script(&bad, "#!/no/such/interpreter\n");
     let bad = bad.to_str().unwrap();
+    let (other, name) = match std::env::consts::ARCH {
+        "aarch64" => (format!("{TINY}/ok-elf.elf"), "ok-elf.elf is no kernel for AArch64"),
+        _ => (format!("{TINY_ARM64}/ok.elf"), "ok.elf is no kernel for x86-64"),
+    };
     for (args, status, words) in [
         (&["--kernel", "/dev/null", "--", "no-such-command-of-ours"][..], 127, "command not found"),
         (&["--kernel", "/dev/null", "--", "/etc/passwd"], 126, "chmod"),
         (&["--kernel", "/dev/null", "--", bad], 126, "/no/such/interpreter"),
         (&["--kernel", "/no/kernel", "--", "true"], 125, "/no/kernel"),
+        (&["--kernel", &other, "--", "true"], 125, name),
         (&["--kernel", "x", "--copy", "a:b", "--", "true"], 125, "--copy a:b"),
         (&["--kernel", "x", "--copy", "/no/such:/x", "--", "true"], 125, "/no/such"),
         (&["--kernel", "x", "--with", "no-such-command-of-ours", "--", "true"], 125, "--with"),

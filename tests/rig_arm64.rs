@@ -1,14 +1,14 @@
 //! The KVM backend on AArch64, on real KVM in an emulated machine (`images/rig-nested-kvm`): a stock Debian
 //! kernel boots there to its userland and ends itself, and the tiny guests of `images/tiny-arm64` do what they
-//! must, with a GICv3 and with a GICv2.
+//! must, with a GICv3 and with a GICv2, and `exec` runs that machine's own commands.
 //!
 //! Where QEMU, the cross compiler or the Debian packages cannot be had, every test is ignored and says why.
 
 mod support;
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use support::manifest::TinyGuest;
@@ -98,6 +98,13 @@ fn main() -> ExitCode {
             });
         }
     }
+    for (name, check) in EXEC {
+        trials.add_ignorable(format!("nested-kvm-arm64::exec_{name}"), move || {
+            let ends = EXEC_ENDS.get_or_init(exec_all).as_ref().map_err(Clone::clone)?;
+            check(ends.get(name).unwrap_or_else(|| panic!("the rig ended before {name}")));
+            Ok(())
+        });
+    }
     trials.run_in_turn()
 }
 
@@ -121,4 +128,113 @@ fn end_of(
     };
     let ends = ends.get_or_init(run).as_ref().map_err(Clone::clone)?;
     Ok(ends.get(name).unwrap_or_else(|| panic!("the rig ended before {name}")))
+}
+
+/// Looks at how a run has ended.
+type Check = fn(&Ended);
+
+/// What `exec` does there, and what is to come of it.
+const EXEC: [(&str, Check); 10] = [
+    ("streams", |ended| {
+        ended.expect(7, &[]).printed("aarch64\ntwo one\nrest");
+        assert_eq!(ended.stderr, "oops\n");
+    }),
+    ("much_input", |ended| {
+        ended.expect(0, &[]).printed("same\n");
+        assert_eq!(ended.stderr, "");
+    }),
+    ("killed", |ended| {
+        ended.expect(139, &[]).printed("");
+        assert_eq!(ended.stderr, "");
+    }),
+    ("no_directory", |ended| _ = ended.expect(125, &["--workdir", "No such file"]).printed("")),
+    ("dynamic", |ended| {
+        ended.expect(3, &[]).printed("hello from libc\n");
+        assert_eq!(ended.stderr, "");
+    }),
+    ("arm32", |ended| {
+        ended.expect(42, &[]).printed("");
+        assert_eq!(ended.stderr, "");
+    }),
+    ("lockdown", |ended| {
+        ended.expect(125, &["powered off before the command ended"]).printed("");
+        assert!(ended.stderr.contains("vm-accel: init: no /dev/mem: the kernel needs"), "{ended:?}");
+    }),
+    ("not_found", |ended| _ = ended.expect(127, &["no-such-command: command not found"]).printed("")),
+    ("x86_kernel", |ended| {
+        ended.expect(125, &["ok-elf.elf is no kernel for AArch64", "--kernel FILE"]).printed("");
+    }),
+    ("soft", |ended| {
+        ended.expect(125, &["soft here runs x86-64 guests", "--accel kvm"]).printed("");
+    }),
+];
+/// How each of them ended; they share one boot of the rig.
+static EXEC_ENDS: OnceLock<Ends> = OnceLock::new();
+
+fn exec_all() -> Ends {
+    let lines = [
+        (
+            "streams",
+            "printf 'one two\\nrest' | exec_in_guest -- busybox sh -c 'busybox uname -m; read a b; \
+             echo \"$b $a\"; busybox cat; echo oops >&2; exit 7'",
+        ),
+        (
+            "much_input",
+            "busybox head -c 70001 /dev/urandom > /tmp/much; \
+             exec_in_guest --cpus 2 -- busybox cat < /tmp/much > /tmp/back && busybox cmp /tmp/much /tmp/back && \
+             echo same",
+        ),
+        ("killed", "exec_in_guest -- busybox sh -c 'kill -s SEGV $$'"),
+        ("no_directory", "exec_in_guest --workdir /nowhere -- busybox true"),
+        ("dynamic", "exec_in_guest -- ./dynamic"),
+        ("arm32", "exec_in_guest -- ./arm32"),
+        ("lockdown", "exec_in_guest --cmdline-append lockdown=integrity -- busybox true"),
+        ("not_found", "exec_in_guest -- no-such-command"),
+        ("x86_kernel", "vm-accel exec --kernel ok-elf.elf -- busybox true"),
+        ("soft", "exec_in_guest --accel soft -- busybox true"),
+    ]
+    .map(|(name, line)| (name.to_owned(), line.to_owned()));
+    // What a dynamic program needs there: the interpreter where it must be, and libc where only its DT_RUNPATH
+    // says.
+    let before = "lib=/opt/lib/aarch64-linux-gnu; mkdir -p /lib $lib; cp ld-linux-aarch64.so.1 /lib; \
+         cp libc.so.6 $lib; chmod 755 arm32 dynamic /lib/ld-linux-aarch64.so.1; \
+         exec_in_guest() { vm-accel exec --kernel vmlinuz --memory 256M --timeout 200s \"$@\"; }";
+    let binary = built::aarch64_binary()?;
+    let work = tempfile::tempdir().expect("a temporary directory");
+    let (dynamic, arm32) = (work.path().join("dynamic"), work.path().join("arm32"));
+    std::fs::write(&arm32, arm32_program()).expect("a program is written");
+    let source = work.path().join("dynamic.c");
+    let text = "#include <stdio.h>\nint main(void) { puts(\"hello from libc\"); return 3; }\n";
+    std::fs::write(&source, text).expect("a source is written");
+    let mut gcc = Command::new("aarch64-linux-gnu-gcc");
+    gcc.arg("-o").arg(&dynamic).arg(&source).args(["-Wl,--enable-new-dtags", "-Wl,-rpath,/opt/$LIB"]);
+    assert!(gcc.status().is_ok_and(|status| status.success()), "{gcc:?}");
+    let mut files = vec![built::debian_arm64()?.join("vmlinuz"), dynamic, arm32];
+    files.extend(FILES.map(|file| Path::new(support::PROJECT).join(file)));
+    for name in ["libc.so.6", "ld-linux-aarch64.so.1"] {
+        let said = Command::new("aarch64-linux-gnu-gcc").arg(format!("-print-file-name={name}")).output();
+        let said = said.map_err(|error| format!("aarch64-linux-gnu-gcc: {error}"))?;
+        files.push(PathBuf::from(String::from_utf8_lossy(&said.stdout).trim()));
+    }
+    Machine { name: "arm64", binary, in_turn: false }.run_lines(1, before, &lines, files)
+}
+
+/// A program for 32-bit ARM that exits with 42: an ELF header, one segment, and
+/// `mov r7, #1; mov r0, #42; svc 0`.
+fn arm32_program() -> Vec<u8> {
+    const BASE: u32 = 0x1_0000;
+    const HEADERS: u32 = 52 + 32;
+    let code = [0xE3A0_7001_u32, 0xE3A0_002A, 0xEF00_0000];
+    let length = HEADERS + 4 * code.len() as u32;
+    let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+    file.resize(16, 0);
+    // ET_EXEC, EM_ARM.
+    file.extend([2_u16, 40].into_iter().flat_map(u16::to_le_bytes));
+    // Version, entry, program headers, no section headers, EABI5.
+    file.extend([1, BASE + HEADERS, 52, 0, 0x500_0000].into_iter().flat_map(u32::to_le_bytes));
+    file.extend([52_u16, 32, 1, 0, 0, 0].into_iter().flat_map(u16::to_le_bytes));
+    // PT_LOAD from offset 0, readable and executable.
+    let segment = [1, 0, BASE, BASE, length, length, 5, 0x1_0000];
+    file.extend(segment.into_iter().chain(code).flat_map(u32::to_le_bytes));
+    file
 }

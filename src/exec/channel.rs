@@ -1,7 +1,7 @@
 //! The command channel: the device through which a guest's init and vm-accel exchange the command's
-//! input, output and end. Its other half is `images/exec-init/init.S`.
+//! input, output and end. Its other half is in `images/exec-init`, for each architecture.
 //!
-//! All registers are 32 bits wide. Data goes through one register four bytes at a time, which string
+//! All registers are 32 bits wide. Data goes through one register four bytes at a time, which x86's string
 //! instructions fill and empty quickly; lengths go before it, so that any bytes can be data and nothing
 //! that a command prints can be taken for its end.
 
@@ -13,10 +13,10 @@ use crate::devices::serial::Serial;
 use crate::devices::{Device, EventSink, GuestEvent, lock};
 use crate::vm::HostOutput;
 
-/// First I/O port.
+/// First I/O port on a PC. The AArch64 machine has a place in memory for it.
 pub const PORT: u64 = 0x700;
-/// Number of I/O ports.
-pub const PORTS: u64 = 0x20;
+/// Length in ports or bytes.
+pub const LENGTH: u64 = 0x20;
 
 const REG_MAGIC: u64 = 0;
 const REG_STDOUT: u64 = 4;

@@ -5,6 +5,8 @@ use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::StringTable;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 
+use crate::accel::GuestArch;
+
 /// What makes two ELF files fit together: class (32 or 64 bits) and machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Kind {
@@ -13,10 +15,26 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// Whether an x86-64 kernel can run it.
+    /// Whether a kernel of this architecture can run it. The 32-bit programs of AArch64's processors are among
+    /// them, although not every processor has them: the guest's kernel knows.
     #[must_use]
-    pub fn runs_on_x86_64(self) -> bool {
-        [elf::EM_X86_64.0, elf::EM_386.0].contains(&self.machine)
+    pub fn runs_on(self, guest: GuestArch) -> bool {
+        match guest {
+            GuestArch::X86_64 => [elf::EM_X86_64.0, elf::EM_386.0].contains(&self.machine),
+            GuestArch::Aarch64 => [elf::EM_AARCH64.0, elf::EM_ARM.0].contains(&self.machine),
+        }
+    }
+
+    /// The name that Debian gives the directory of such a file's libraries.
+    #[must_use]
+    pub fn multiarch(self) -> Option<&'static str> {
+        match elf::Machine(self.machine) {
+            elf::EM_X86_64 => Some("x86_64-linux-gnu"),
+            elf::EM_386 => Some("i386-linux-gnu"),
+            elf::EM_AARCH64 => Some("aarch64-linux-gnu"),
+            elf::EM_ARM => Some("arm-linux-gnueabihf"),
+            _ => None,
+        }
     }
 }
 
@@ -125,6 +143,7 @@ fn text(bytes: &[u8]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::arch::init;
     use proptest::prelude::*;
 
     fn own() -> Vec<u8> {
@@ -140,9 +159,13 @@ mod tests {
 
     #[test]
     fn a_static_program_needs_nothing() {
-        let needs = needs(super::super::INIT).unwrap();
-        assert!(needs.kind.runs_on_x86_64());
-        assert_eq!((needs.interpreter, needs.libraries), (None, vec![]));
+        for guest in [GuestArch::X86_64, GuestArch::Aarch64] {
+            let needs = needs(init(guest)).unwrap();
+            for other in [GuestArch::X86_64, GuestArch::Aarch64] {
+                assert_eq!(needs.kind.runs_on(other), guest == other);
+            }
+            assert_eq!((needs.interpreter, needs.libraries), (None, vec![]));
+        }
     }
 
     #[test]
@@ -159,7 +182,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn changed_files_are_no_panic(changes in prop::collection::vec((0usize..2048, any::<u8>()), 1..20)) {
-            let mut file = super::super::INIT.to_vec();
+            let mut file = init(GuestArch::X86_64).to_vec();
             for (at, value) in changes {
                 if let Some(byte) = file.get_mut(at) {
                     *byte = value;

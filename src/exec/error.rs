@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::accel::GuestArch;
 use crate::config::ConfigError;
 use crate::vm::VmError;
 
@@ -17,9 +18,9 @@ pub enum ExecError {
     /// The machine.
     #[error(transparent)]
     Vm(#[from] VmError),
-    /// The host's programs are not Linux programs.
+    /// The host's programs are not Linux programs for a processor that guests have.
     #[error(
-        "exec brings a Linux host's commands into a guest, and this host has none. Use `vm-accel run` with an initramfs that has them"
+        "exec brings the commands of a Linux host on x86-64 or AArch64 into a guest, and this host has none. Use `vm-accel run` with an initramfs that has them"
     )]
     NoLinuxHost,
     /// No such command on the host.
@@ -85,6 +86,17 @@ pub enum ExecError {
         "there is no kernel to boot: /boot has no vmlinuz-* that can be read. Name one with `--kernel FILE` or VM_ACCEL_KERNEL"
     )]
     NoKernel,
+    /// The kernel cannot run the host's commands.
+    #[error(
+        "{kernel} is no kernel for {guest}, which this host's commands are for. Name one that is with `--kernel FILE` or VM_ACCEL_KERNEL",
+        kernel = .kernel.display()
+    )]
+    OtherKernel {
+        /// The kernel's file.
+        kernel: PathBuf,
+        /// What the host's commands are for.
+        guest: GuestArch,
+    },
     /// Arguments and environment are too long.
     #[error(
         "the command's arguments and environment have {bytes} bytes, more than 2 MiB. Write them to a file and bring it with `--copy`"

@@ -10,13 +10,17 @@ use super::elf::{self, Kind, Needs};
 
 /// Where libraries are when nothing else says so. Debian's and Fedora's, 64 and 32 bits; a library of
 /// the wrong kind is passed over.
-const DEFAULT_DIRECTORIES: [&str; 10] = [
+const DEFAULT_DIRECTORIES: [&str; 14] = [
     "/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
+    "/lib/aarch64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
     "/lib64",
     "/usr/lib64",
     "/lib/i386-linux-gnu",
     "/usr/lib/i386-linux-gnu",
+    "/lib/arm-linux-gnueabihf",
+    "/usr/lib/arm-linux-gnueabihf",
     "/lib32",
     "/usr/lib32",
     "/lib",
@@ -64,7 +68,9 @@ impl Linker {
         // Breadth first, as the linker does; DT_RPATH is inherited by what a file loads.
         let mut todo = VecDeque::from([(program.to_owned(), needs, Vec::new())]);
         while let Some((path, needs, mut inherited)) = todo.pop_front() {
-            let expand = |list: &[String]| list.iter().filter_map(|d| expand(d, &path)).collect::<Vec<_>>();
+            let kind = needs.kind;
+            let expand =
+                |list: &[String]| list.iter().filter_map(|d| expand(d, &path, kind)).collect::<Vec<_>>();
             let runpath = expand(&needs.runpath);
             inherited.splice(0..0, expand(&needs.rpath));
             for name in &needs.libraries {
@@ -106,15 +112,16 @@ fn find<'a>(name: &str, mut directories: impl Iterator<Item = &'a PathBuf>, kind
     directories.find_map(|directory| Some(directory.join(name)).filter(|path| fits(path)))
 }
 
-/// A directory of DT_RPATH or DT_RUNPATH of the file at `path`; one that cannot be known is left out.
-fn expand(directory: &str, path: &Path) -> Option<PathBuf> {
+/// A directory of DT_RPATH or DT_RUNPATH of the file at `path`, which is of this kind; one that cannot be
+/// known is left out.
+fn expand(directory: &str, path: &Path, kind: Kind) -> Option<PathBuf> {
     let real = path.canonicalize().ok()?;
     let origin = real.parent()?.to_str()?;
-    let expanded = directory
-        .replace("${ORIGIN}", origin)
-        .replace("$ORIGIN", origin)
-        .replace("${LIB}", "lib/x86_64-linux-gnu")
-        .replace("$LIB", "lib/x86_64-linux-gnu");
+    let mut expanded = directory.replace("${ORIGIN}", origin).replace("$ORIGIN", origin);
+    if let Some(name) = kind.multiarch() {
+        let lib = format!("lib/{name}");
+        expanded = expanded.replace("${LIB}", &lib).replace("$LIB", &lib);
+    }
     (!expanded.is_empty() && !expanded.contains('$')).then(|| PathBuf::from(expanded))
 }
 
@@ -158,6 +165,8 @@ fn matching(pattern: &str, includer: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accel::GuestArch;
+    use crate::exec::arch;
 
     #[test]
     fn this_test_has_its_interpreter_and_libraries() {
@@ -196,12 +205,18 @@ mod tests {
     }
 
     #[test]
-    fn origin_is_where_the_file_is() {
+    fn origin_is_where_the_file_is_and_lib_is_of_its_kind() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("program");
         fs::write(&file, b"").unwrap();
         let real = folder.path().canonicalize().unwrap();
-        assert_eq!(expand("$ORIGIN/../lib", &file), Some(real.join("../lib")));
-        assert_eq!(expand("$PLATFORM/lib", &file), None);
+        for (guest, lib) in
+            [(GuestArch::X86_64, "lib/x86_64-linux-gnu"), (GuestArch::Aarch64, "lib/aarch64-linux-gnu")]
+        {
+            let kind = elf::kind(arch::init(guest)).unwrap();
+            assert_eq!(expand("$ORIGIN/../lib", &file, kind), Some(real.join("../lib")));
+            assert_eq!(expand("/opt/$LIB/x:${LIB}", &file, kind), Some(format!("/opt/{lib}/x:{lib}").into()));
+            assert_eq!(expand("$PLATFORM/lib", &file, kind), None);
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! these machines have; the kernel's messages go to COM1. `docs/exec.md` tells how it is used.
 #![forbid(unsafe_code)]
 
+mod arch;
 mod channel;
 mod elf;
 mod error;
@@ -19,11 +20,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::accel::{AccelKind, host};
+use crate::accel::{AccelKind, GuestArch, host};
 use crate::config::{DEFAULT_MEMORY, KernelSource, SerialBackend, VmConfig};
 use crate::console::{Input, StdinPump, say};
-use crate::devices::lock;
 use crate::devices::serial::SerialSink;
+use crate::devices::{arm64, lock};
 use crate::loader::KernelImage;
 use crate::outcome::Outcome;
 use crate::vm::{self, Extension, HostOutput, VmError, Wiring};
@@ -32,8 +33,6 @@ pub use error::ExecError;
 use libraries::Linker;
 use tree::{Content, Tree};
 
-/// The guest's first process; its source is in `images/exec-init`.
-const INIT: &[u8] = include_bytes!("../../images/exec-init/init.elf");
 /// Where init and its instructions are in the guest; a place that nobody else wants.
 const INIT_PATH: &str = "/.vm-accel/init";
 const COMMAND_PATH: &str = "/.vm-accel/command";
@@ -43,10 +42,6 @@ const MAX_COMMAND: usize = 2 << 20;
 const STATUS_FAILURE: u8 = 125;
 /// PATH in the guest.
 const GUEST_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Words of the kernel command line. A panic ends the run at once; the kernel's tests of its ciphers and
-/// of its timer, and the wait for randomness, are spared.
-const CMDLINE: &str =
-    "console=ttyS0 panic=-1 rdinit=/.vm-accel/init cryptomgr.notests=1 no_timer_check random.trust_cpu=on";
 /// Bytes of the console that are kept for a bad end.
 const LAST_WORDS: usize = 4 << 10;
 
@@ -99,19 +94,22 @@ pub struct Request {
 /// # Errors
 /// When the command cannot be run at all.
 pub fn run(request: &Request) -> Result<u8, ExecError> {
-    if !host::RUNS_LINUX_PROGRAMS {
-        return Err(ExecError::NoLinuxHost);
-    }
+    // What runs the host's commands is a guest of the host's own architecture.
+    let arch = host::LINUX_PROGRAMS.ok_or(ExecError::NoLinuxHost)?;
     let kernel = match (&request.kernel, std::env::var_os("VM_ACCEL_KERNEL").filter(|path| !path.is_empty()))
     {
         (Some(kernel), _) => kernel.clone(),
         (None, Some(kernel)) => kernel.into(),
         (None, None) => kernel::newest(Path::new("/boot"))?,
     };
-    let initramfs = initramfs(request)?;
+    let initramfs = initramfs(request, arch)?;
     log::info!("the initramfs has {} KiB", initramfs.len() >> 10);
-    let config = config(request, kernel, initramfs.len() as u64);
+    let config = config(request, arch, kernel.clone(), initramfs.len() as u64);
+    if vm::guest_arch(&config).map_err(VmError::from)? != Some(arch) {
+        return Err(ExecError::OtherKernel { kernel, guest: arch });
+    }
     let mut guest = Guest {
+        arch,
         initramfs: KernelImage::memory("of the command", initramfs),
         console: request.console.clone(),
         shared: Arc::default(),
@@ -154,8 +152,8 @@ pub fn run(request: &Request) -> Result<u8, ExecError> {
 }
 
 /// The machine.
-fn config(request: &Request, kernel: PathBuf, initramfs: u64) -> VmConfig {
-    let mut cmdline = CMDLINE.to_owned();
+fn config(request: &Request, arch: GuestArch, kernel: PathBuf, initramfs: u64) -> VmConfig {
+    let mut cmdline = arch::cmdline(arch);
     if request.console == Console::None {
         cmdline += " quiet";
     }
@@ -183,7 +181,7 @@ fn config(request: &Request, kernel: PathBuf, initramfs: u64) -> VmConfig {
 }
 
 /// The archive that the kernel unpacks as its root file system.
-fn initramfs(request: &Request) -> Result<Vec<u8>, ExecError> {
+fn initramfs(request: &Request, arch: GuestArch) -> Result<Vec<u8>, ExecError> {
     let search = std::env::var("PATH").unwrap_or_else(|_| GUEST_PATH.to_owned());
     let library_path = std::env::var("LD_LIBRARY_PATH").ok();
     let linker = Linker::of_host(library_path.as_deref());
@@ -209,12 +207,12 @@ fn initramfs(request: &Request) -> Result<Vec<u8>, ExecError> {
         }
     }
     let program = program::find(command, &search)?;
-    program::add(&program, &search, &linker, &mut tree)?;
+    program::add(&program, arch, &search, &linker, &mut tree)?;
     let mut programs = vec![program.clone()];
     for name in &request.with {
         let bad = |error: ExecError| flag("--with", name, &error.to_string());
         let program = program::find(name, &search).map_err(bad)?;
-        program::add(&program, &search, &linker, &mut tree).map_err(bad)?;
+        program::add(&program, arch, &search, &linker, &mut tree).map_err(bad)?;
         programs.push(program);
     }
     // The guest's dynamic linker finds libraries outside of its own directories by it.
@@ -240,7 +238,7 @@ fn initramfs(request: &Request) -> Result<Vec<u8>, ExecError> {
     let env = environment(&request.env, &programs, library_path.as_deref())?;
     let workdir = request.workdir.as_deref().unwrap_or(Path::new("/"));
     let instructions = instructions(&program, workdir, &args, &env)?;
-    tree.add_file(Path::new(INIT_PATH), Content::Bytes(INIT.into()), 0o755)?;
+    tree.add_file(Path::new(INIT_PATH), Content::Bytes(arch::init(arch).into()), 0o755)?;
     tree.add_file(Path::new(COMMAND_PATH), Content::Bytes(instructions), 0o600)?;
     tree.archive()
 }
@@ -350,6 +348,7 @@ fn instructions(
 
 /// What the machine gets besides the configuration.
 struct Guest {
+    arch: GuestArch,
     initramfs: KernelImage,
     console: Console,
     shared: Arc<Shared>,
@@ -397,12 +396,16 @@ impl Extension for Guest {
     }
 
     fn attach(&mut self, wiring: Wiring<'_>) -> Result<(), VmError> {
-        let Wiring { ports, serial, events, host } = wiring;
+        let Wiring { ports, mmio, serial, events, host } = wiring;
         let [_, com2, ..] = serial;
         self.shared.set_bell(com2.clone());
         let channel = Channel::new(Arc::clone(&self.shared), host, Arc::clone(&events));
         let channel = Arc::new(Mutex::new(channel));
-        ports.insert(channel::PORT, channel::PORTS, "command channel", channel)?;
+        let (bus, start) = match self.arch {
+            GuestArch::X86_64 => (ports, channel::PORT),
+            GuestArch::Aarch64 => (mmio, arm64::COMMAND_CHANNEL),
+        };
+        bus.insert(start, channel::LENGTH, "command channel", channel)?;
 
         let source = Source(Arc::clone(&self.shared));
         let shared = Arc::clone(&self.shared);

@@ -7,7 +7,7 @@ use super::ExecError;
 use super::elf;
 use super::libraries::Linker;
 use super::tree::Tree;
-use crate::accel::host;
+use crate::accel::{GuestArch, host};
 
 /// How many interpreters may need interpreters themselves; Linux's own limit is less.
 const MAX_INTERPRETERS: usize = 4;
@@ -46,11 +46,17 @@ pub fn find(command: &str, search: &str) -> Result<PathBuf, ExecError> {
     })
 }
 
-/// Adds the program at `path` with its interpreter and libraries to `tree`.
+/// Adds the program at `path` with its interpreter and libraries to `tree`, for a guest of this architecture.
 ///
 /// # Errors
 /// When something that it needs is missing, or it is a program for another processor.
-pub fn add(path: &Path, search: &str, linker: &Linker, tree: &mut Tree) -> Result<(), ExecError> {
+pub fn add(
+    path: &Path,
+    guest: GuestArch,
+    search: &str,
+    linker: &Linker,
+    tree: &mut Tree,
+) -> Result<(), ExecError> {
     let mut path = path.to_owned();
     for _ in 0..MAX_INTERPRETERS {
         let read = |source| ExecError::Read { path: path.clone(), source };
@@ -72,19 +78,22 @@ pub fn add(path: &Path, search: &str, linker: &Linker, tree: &mut Tree) -> Resul
             if interpreter.ends_with("/env")
                 && let Some(real) = words.find(|word| !word.starts_with('-') && !word.contains('='))
             {
-                add(&find(real, search)?, search, linker, tree)?;
+                add(&find(real, search)?, guest, search, linker, tree)?;
             }
             path = PathBuf::from(interpreter);
             continue;
         }
         match elf::kind(&file) {
-            Some(kind) if kind.runs_on_x86_64() => {
+            Some(kind) if kind.runs_on(guest) => {
                 for library in linker.closure(&path, &file)? {
                     tree.add_host_file(&library)?;
                 }
                 return Ok(());
             }
-            Some(_) => return Err(refused("it is a program for another processor; bring one for x86-64")),
+            Some(_) => {
+                let reason = format!("it is a program for another processor; bring one for {guest}");
+                return Err(refused(&reason));
+            }
             None => return Err(refused("it is neither an ELF program nor a script with #!")),
         }
     }
@@ -97,6 +106,7 @@ pub fn add(path: &Path, search: &str, linker: &Linker, tree: &mut Tree) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::arch;
 
     fn executable(path: &Path, content: &[u8]) {
         fs::write(path, content).unwrap();
@@ -124,15 +134,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().canonicalize().unwrap().join("script");
         let (search, linker) = ("/usr/bin:/bin", Linker::of_host(None));
+        let guest = host::LINUX_PROGRAMS.expect("a Linux host");
         for line in ["#!/bin/sh\n", "#! /usr/bin/env sh\n", "#!/usr/bin/env -S A=b sh -e\n"] {
             executable(&script, line.as_bytes());
             let mut tree = Tree::default();
-            add(&script, search, &linker, &mut tree).unwrap();
+            add(&script, guest, search, &linker, &mut tree).unwrap();
             assert!(tree.contains(&script) && tree.contains(&find("sh", search).unwrap()), "{line}");
         }
         for content in ["#!\n", "#!/no/such/thing\n", "text", "\x7fELF", "#!/usr/bin/env nothing-like-it\n"] {
             executable(&script, content.as_bytes());
-            assert!(add(&script, search, &linker, &mut Tree::default()).is_err(), "{content}");
+            assert!(add(&script, guest, search, &linker, &mut Tree::default()).is_err(), "{content}");
+        }
+    }
+
+    #[test]
+    fn a_program_must_be_one_for_the_guest() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().canonicalize().unwrap().join("program");
+        let linker = Linker::of_host(None);
+        for (guest, other) in
+            [(GuestArch::X86_64, GuestArch::Aarch64), (GuestArch::Aarch64, GuestArch::X86_64)]
+        {
+            executable(&program, arch::init(guest));
+            let mut tree = Tree::default();
+            add(&program, guest, "", &linker, &mut tree).unwrap();
+            assert!(tree.contains(&program));
+            let error = add(&program, other, "", &linker, &mut Tree::default()).unwrap_err();
+            assert!(error.to_string().ends_with(&format!("bring one for {other}")), "{error}");
+            assert_eq!(error.status(), 126);
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct HostOutput {
 pub struct Wiring<'a> {
     /// Port I/O.
     pub ports: &'a mut Bus,
+    /// Memory-mapped I/O.
+    pub mmio: &'a mut Bus,
     /// COM1 to COM4, where the configuration has them.
     pub serial: &'a [Option<Arc<Mutex<Serial>>>; 4],
     /// Where guest events go.

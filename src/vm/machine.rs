@@ -94,8 +94,14 @@ impl Machine {
         }
         // After that, so that a waker of its own stays.
         if let Some(extension) = extension {
-            let ports = &mut machine.platform.ports;
-            extension.attach(Wiring { ports, serial: &machine.serial, events, host: streams.clone() })?;
+            let Platform { ports, mmio } = &mut machine.platform;
+            extension.attach(Wiring {
+                ports,
+                mmio,
+                serial: &machine.serial,
+                events,
+                host: streams.clone(),
+            })?;
         }
         if machine.irqchip.is_none() {
             // No instruction reaches a port: ports are a window of memory.

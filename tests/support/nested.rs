@@ -77,23 +77,37 @@ impl Machine {
         commands: &[(&str, &[&str])],
         files: &[&str],
     ) -> Result<HashMap<String, Ended>, String> {
-        let [guest_mark, status_mark, stderr_mark] = MARKS;
-        let mut script = String::new();
-        let mut add = |name: &str, args: &[String]| {
-            let words: Vec<String> = args.iter().map(|word| format!("'{word}'")).collect();
-            let words = words.join(" ");
-            writeln!(script, "vm-accel {words} > /tmp/out 2> /tmp/err; status=$?").expect("text");
-            writeln!(script, "echo '{guest_mark}{name}'; echo \"{status_mark}$status\"; cat /tmp/out")
-                .expect("text");
-            writeln!(script, "echo; echo '{}'; cat /tmp/err", stderr_mark.trim_end()).expect("text");
-        };
+        let quoted = |args: &[String]| args.iter().map(|word| format!(" '{word}'")).collect::<String>();
+        let mut lines = Vec::new();
         let mut files: Vec<PathBuf> = files.iter().map(|file| Path::new(PROJECT).join(file)).collect();
         for guest in guests {
-            add(&guest.name, &guest.args("kvm", Path::new("")));
+            let args = guest.args("kvm", Path::new(""));
+            lines.push((guest.name.clone(), format!("vm-accel{}", quoted(&args))));
             files.push(folder.join(&guest.file));
         }
         for (name, words) in commands {
-            add(name, &words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
+            let args: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            lines.push(((*name).to_owned(), format!("vm-accel{}", quoted(&args))));
+        }
+        self.run_lines(2, "", &lines, files)
+    }
+
+    /// Runs lines of shell, each with its name, one after the other in one boot, after the line `before`;
+    /// answers how each ended by its name.
+    pub fn run_lines(
+        &self,
+        cpus: u32,
+        before: &str,
+        lines: &[(String, String)],
+        mut files: Vec<PathBuf>,
+    ) -> Result<HashMap<String, Ended>, String> {
+        let [guest_mark, status_mark, stderr_mark] = MARKS;
+        let mut script = format!("{before}\n");
+        for (name, line) in lines {
+            writeln!(script, "{{ {line}; }} > /tmp/out 2> /tmp/err; status=$?").expect("text");
+            writeln!(script, "echo '{guest_mark}{name}'; echo \"{status_mark}$status\"; cat /tmp/out")
+                .expect("text");
+            writeln!(script, "echo; echo '{}'; cat /tmp/err", stderr_mark.trim_end()).expect("text");
         }
         let work = tempfile::tempdir().expect("a temporary directory");
         let path = work.path().join("guests.sh");
@@ -101,7 +115,7 @@ impl Machine {
         files.push(path);
         let [_, limit] = LIMITS;
         let flags: &[&str] = if self.in_turn { &["--in-turn"] } else { &[] };
-        let ended = self.start(2, limit, flags, &files, &["sh", "guests.sh"])?;
+        let ended = self.start(cpus, limit, flags, &files, &["sh", "guests.sh"])?;
         let stdout = String::from_utf8_lossy(&ended.stdout);
         let ends: HashMap<String, Ended> = stdout.split(guest_mark).skip(1).filter_map(parse).collect();
         assert!(!ends.is_empty(), "no guest has run: {ended:?}");
@@ -118,6 +132,8 @@ fn parse(text: &str) -> Option<(String, Ended)> {
     let (name, rest) = text.split_once('\n')?;
     let (status, rest) = rest.strip_prefix(status_mark)?.split_once('\n')?;
     let (stdout, stderr) = rest.split_once(stderr_mark)?;
+    // The newline before the mark is the script's.
+    let stdout = stdout.strip_suffix('\n')?;
     let ended = Ended { code: status.parse().ok(), stdout: stdout.into(), stderr: stderr.to_owned() };
     Some((name.to_owned(), ended))
 }

@@ -12,6 +12,7 @@ use unix as system;
 #[cfg(windows)]
 use windows as system;
 
+use super::GuestArch;
 pub(crate) use system::Got;
 pub use system::{
     Doorbell, FarEnd, Input, OutputFile, RawMode, ResourceUsage, Signals, child, is_executable, is_fifo,
@@ -20,5 +21,14 @@ pub use system::{
 #[cfg(test)]
 pub(crate) use system::{make_executable, symlink};
 
-/// Whether this host's programs are Linux programs, which a Linux guest could run.
-pub const RUNS_LINUX_PROGRAMS: bool = cfg!(target_os = "linux");
+/// The guests whose Linux could run this host's programs: those of its own processor, if they are Linux
+/// programs.
+pub const LINUX_PROGRAMS: Option<GuestArch> = if !cfg!(target_os = "linux") {
+    None
+} else if cfg!(target_arch = "x86_64") {
+    Some(GuestArch::X86_64)
+} else if cfg!(target_arch = "aarch64") {
+    Some(GuestArch::Aarch64)
+} else {
+    None
+};

@@ -24,6 +24,10 @@ use crate::accel::SpiLines;
 pub const DEVICES: u64 = 0x0900_0000;
 /// Guest-physical address of the real-time clock.
 pub const RTC: u64 = 0x0901_0000;
+/// Guest-physical address of `vm-accel exec`'s command channel. It has 64 KiB for itself, so that the guest's
+/// `/dev/mem` maps it whatever the size of a page, and whatever Linux's `CONFIG_IO_STRICT_DEVMEM` forbids: the
+/// pages on which a driver has a register.
+pub const COMMAND_CHANNEL: u64 = 0x3EFE_0000;
 /// Guest-physical address of the window that stands for I/O ports 0 to 0xFFFF.
 pub const PORTS: u64 = 0x3EFF_0000;
 /// Guest-physical address of the test device's window.
@@ -224,6 +228,16 @@ mod tests {
         let mut bytes = [0; 4];
         bus.read(TEST_WINDOW + 8, &mut bytes);
         assert_eq!(bytes, [1, 2, 3, 0]);
+    }
+
+    #[test]
+    fn no_device_shares_a_page_with_the_command_channel() {
+        const PAGE: u64 = 64 << 10;
+        assert_eq!(COMMAND_CHANNEL % PAGE, 0);
+        let bus = rig().board.into_bus().unwrap();
+        for (range, name) in bus.ranges() {
+            assert!(range.last < COMMAND_CHANNEL || range.first >= COMMAND_CHANNEL + PAGE, "{name}: {range}");
+        }
     }
 
     proptest! {
