@@ -61,7 +61,10 @@ fn usage_errors() {
 fn a_kernel_for_another_architecture_is_refused_with_the_reason() {
     let image = concat!(env!("CARGO_MANIFEST_DIR"), "/images/tiny-arm64/ok-image.img");
     let message = refusal(&["run", "--accel", "soft", image]);
-    assert!(message.contains("soft here runs x86-64 guests") && message.contains("AArch64"), "{message}");
+    assert!(
+        message.contains("ok-image.img: soft here runs x86-64 guests") && message.contains("AArch64"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -68,7 +68,16 @@ pub fn guest_arch(config: &VmConfig) -> Result<Option<GuestArch>, LoadError> {
 }
 
 /// The backend that is asked for, and why it is taken.
-pub fn create_backend(kind: AccelKind, wanted: Option<GuestArch>) -> Result<Choice, AccelError> {
+pub fn create_backend(kind: AccelKind, kernel: &Kernel) -> Result<Choice, VmError> {
+    backend_for(kind, kernel.wants()).map_err(|reason| match (kernel, reason) {
+        (Kernel::File(image, _), reason @ (AccelError::OtherGuest { .. } | AccelError::NoneUsable(_))) => {
+            VmError::NoBackend { kernel: image.name().to_owned(), reason }
+        }
+        (_, reason) => reason.into(),
+    })
+}
+
+fn backend_for(kind: AccelKind, wanted: Option<GuestArch>) -> Result<Choice, AccelError> {
     if kind == AccelKind::Auto {
         return select::choose(wanted);
     }

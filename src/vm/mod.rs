@@ -60,6 +60,14 @@ pub enum VmError {
     /// The backend.
     #[error(transparent)]
     Accel(#[from] AccelError),
+    /// No backend for this kernel.
+    #[error("{kernel}: {reason}")]
+    NoBackend {
+        /// Its file.
+        kernel: String,
+        /// The reason, and what to do.
+        reason: AccelError,
+    },
     /// A vCPU.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
@@ -179,7 +187,7 @@ pub fn run_with(
 ) -> Result<Ended, VmError> {
     let start = Instant::now();
     let kernel = guest::open_kernel(config)?;
-    let Choice { backend, reason } = guest::create_backend(config.accel, kernel.wants())?;
+    let Choice { backend, reason } = guest::create_backend(config.accel, &kernel)?;
     let accel = backend.kind();
     // A whole-machine backend has no place for an addition; it says so when it is given memory.
     if extension.is_none() && backend.takes_whole_machines() {
