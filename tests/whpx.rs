@@ -5,11 +5,17 @@
 #[path = "whpx-double/lib.rs"]
 mod double;
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use vm_accel::accel::ffi::whpx::Functions;
+use vm_accel::accel::ffi::whpx::{
+    CpuidAccessContext, ExitDetails, Functions, HResult, MsrAccessContext, PartitionHandle, RegisterName,
+    RegisterValue, RunVpExitContext, VpExitContext, exit, register,
+};
 use vm_accel::accel::whpx::{WhpxBackend, WhpxVcpu};
 use vm_accel::accel::{
     Accel, Activity, GuestRegs, InterruptController, InterruptSink, MsiMessage, MsiSink, Segment,
@@ -18,7 +24,7 @@ use vm_accel::accel::{
 use vm_accel::memory::{self, GuestMemory};
 use vm_memory::{Bytes, GuestAddress};
 
-static DOUBLE: Functions = Functions {
+const FUNCTIONS: Functions = Functions {
     get_capability: double::WHvGetCapability,
     create_partition: double::WHvCreatePartition,
     setup_partition: double::WHvSetupPartition,
@@ -33,6 +39,58 @@ static DOUBLE: Functions = Functions {
     set_virtual_processor_registers: double::WHvSetVirtualProcessorRegisters,
     request_interrupt: double::WHvRequestInterrupt,
 };
+static DOUBLE: Functions = FUNCTIONS;
+
+/// The double, but a run ends with the exits of `EXITS` first, which the double does not make, and events go
+/// to `EVENTS`.
+static SCRIPTED: Functions =
+    Functions { run_virtual_processor: next_exit, set_virtual_processor_registers: note_event, ..FUNCTIONS };
+
+thread_local! {
+    static EXITS: RefCell<VecDeque<RunVpExitContext>> = RefCell::default();
+    static EVENTS: RefCell<Vec<u64>> = RefCell::default();
+}
+
+unsafe extern "system" fn next_exit(
+    partition: PartitionHandle,
+    index: u32,
+    context: *mut c_void,
+    size: u32,
+) -> HResult {
+    match EXITS.with_borrow_mut(VecDeque::pop_front) {
+        Some(exit) => {
+            // SAFETY: the caller's buffer has room for the context.
+            unsafe { context.cast::<RunVpExitContext>().write_unaligned(exit) };
+            0
+        }
+        // SAFETY: the caller's contract is the double's.
+        None => unsafe { double::WHvRunVirtualProcessor(partition, index, context, size) },
+    }
+}
+
+unsafe extern "system" fn note_event(
+    partition: PartitionHandle,
+    index: u32,
+    names: *const RegisterName,
+    count: u32,
+    values: *const RegisterValue,
+) -> HResult {
+    // SAFETY: there is at least one of each.
+    let (name, value) = unsafe { (*names, *values) };
+    if name == register::PENDING_EVENT {
+        EVENTS.with_borrow_mut(|events| events.push(value.low));
+        return 0;
+    }
+    // SAFETY: the caller's contract is the double's.
+    unsafe { double::WHvSetVirtualProcessorRegisters(partition, index, names, count, values) }
+}
+
+/// A run ends with this next, at `rip` and an instruction of two bytes.
+fn script(reason: i32, execution_state: u16, rip: u64, details: ExitDetails) {
+    let vp = VpExitContext { execution_state, length_and_cr8: 2, rip, ..VpExitContext::default() };
+    let exit = RunVpExitContext { reason, reserved: 0, vp, details };
+    EXITS.with_borrow_mut(|exits| exits.push_back(exit));
+}
 
 /// An 8259 pair that has so many interrupts, of vector 0x20.
 #[derive(Default)]
@@ -65,9 +123,13 @@ struct Rig {
 
 /// A machine of one processor in real mode, whose `code` is at 0x1000.
 fn rig(code: &[u8], regs: X86Regs) -> Rig {
+    rig_on(&DOUBLE, code, regs)
+}
+
+fn rig_on(platform: &'static Functions, code: &[u8], regs: X86Regs) -> Rig {
     let memory = memory::allocate(1 << 20).unwrap();
     memory.write_slice(code, GuestAddress(0x1000)).unwrap();
-    let mut backend = WhpxBackend::with(&DOUBLE).unwrap();
+    let mut backend = WhpxBackend::with(platform).unwrap();
     backend.map_memory(&memory).unwrap();
     let pic = Arc::new(Pic::default());
     let setup = VcpuSetup { cpus: 1, interrupts: Arc::clone(&pic) as Arc<dyn InterruptController> };
@@ -209,4 +271,45 @@ fn a_triple_fault_is_a_shutdown() {
     special.idt.limit = 0;
     rig.vcpu.set_special_regs(&SpecialRegs::X86_64(special)).unwrap();
     assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::Shutdown);
+}
+
+#[test]
+fn cpuid_has_our_name_and_else_what_the_platform_says() {
+    // cpuid; out 0x80, al; cpuid; out 0x80, al
+    let code = [0x0f, 0xa2, 0xe6, 0x80, 0x0f, 0xa2, 0xe6, 0x80];
+    let mut rig = rig_on(&SCRIPTED, &code, X86Regs { rax: 0x4000_0000, ..X86Regs::default() });
+    let cpuid = |rax| CpuidAccessContext {
+        rax,
+        rcx: 0,
+        rdx: 0,
+        rbx: 0,
+        default_rax: 0x11,
+        default_rcx: 0x33,
+        default_rdx: 0x44,
+        default_rbx: 0x22,
+    };
+    script(exit::CPUID, 0, 0x1000, ExitDetails { cpuid: cpuid(0x4000_0000) });
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::IoOut { port: 0x80, data: &[0] });
+    let regs = rig.regs();
+    let name: Vec<u8> = [regs.rbx as u32, regs.rcx as u32, regs.rdx as u32].map(u32::to_le_bytes).concat();
+    assert_eq!((regs.rax, name.as_slice()), (0x4000_0000, b"vm-accel\0\0\0\0".as_slice()));
+    script(exit::CPUID, 0, 0x1004, ExitDetails { cpuid: cpuid(1) });
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::IoOut { port: 0x80, data: &[0x11] });
+    let regs = rig.regs();
+    assert_eq!([regs.rax, regs.rbx, regs.rcx, regs.rdx], [0x11, 0x22, 0x33, 0x44]);
+}
+
+#[test]
+fn an_msr_that_the_platform_does_not_know_is_a_general_protection_fault() {
+    // rdmsr
+    let mut rig = rig_on(&SCRIPTED, &[0x0f, 0x32], X86Regs { rcx: 0x1234, ..X86Regs::default() });
+    let msr = MsrAccessContext { access_info: 0, msr: 0x1234, rax: 0, rdx: 0 };
+    for execution_state in [0, 1 << 2] {
+        script(exit::MSR, execution_state, 0x1000, ExitDetails { msr });
+    }
+    script(exit::UNRECOVERABLE_EXCEPTION, 0, 0x1000, ExitDetails { words: [0; 22] });
+    assert_eq!(rig.vcpu.run().unwrap(), VcpuExit::Shutdown);
+    // Vector 13 of an exception that is pending, with an error code in protected mode only.
+    assert_eq!(EVENTS.take(), [0x000d_0001, 0x000d_0101]);
+    assert_eq!(rig.regs().rip, 0x1000);
 }

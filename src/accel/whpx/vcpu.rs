@@ -23,6 +23,8 @@ const HYPERVISOR_NAME: [u32; 4] =
 /// RFLAGS.TF and RFLAGS.IF.
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
+/// `WHV_X64_VP_EXECUTION_STATE.Cr0Pe`: protected mode.
+const STATE_PROTECTED: u16 = 1 << 2;
 /// `WHV_X64_VP_EXECUTION_STATE.InterruptShadow`.
 const STATE_INTERRUPT_SHADOW: u16 = 1 << 12;
 /// Vector of #GP.
@@ -308,7 +310,7 @@ impl WhpxVcpu {
             exit::MSR => {
                 // SAFETY: as above.
                 let access = unsafe { context.details.msr };
-                self.refuse_msr(&access)?;
+                self.refuse_msr(vp, &access)?;
                 Ok(None)
             }
             exit::CPUID => {
@@ -370,11 +372,15 @@ impl WhpxVcpu {
     }
 
     /// An MSR that the hypervisor does not know is none: #GP(0).
-    fn refuse_msr(&mut self, access: &MsrAccessContext) -> VcpuResult<()> {
+    fn refuse_msr(&mut self, vp: &VpExitContext, access: &MsrAccessContext) -> VcpuResult<()> {
         let verb = if access.access_info & 1 != 0 { "writes" } else { "reads" };
         log::debug!("vCPU {} {verb} MSR {:#x}, which there is not", self.id, access.msr);
-        let low = register::EVENT_EXCEPTION | register::EVENT_ERROR_CODE | GENERAL_PROTECTION << 16;
-        self.set(&[register::PENDING_EVENT], &[registers::word(low)])
+        let mut event = register::EVENT_EXCEPTION | GENERAL_PROTECTION << 16;
+        // In real mode exceptions have no error code, and a processor enters no guest with one.
+        if vp.execution_state & STATE_PROTECTED != 0 {
+            event |= register::EVENT_ERROR_CODE;
+        }
+        self.set(&[register::PENDING_EVENT], &[registers::word(event)])
     }
 
     fn cpuid(&mut self, vp: &VpExitContext, access: &CpuidAccessContext) -> VcpuResult<()> {
