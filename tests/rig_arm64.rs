@@ -55,8 +55,8 @@ fn main() -> ExitCode {
             let count = cpus.to_string();
             let args = ["run", "--memory", "256M", "--timeout", "200s", "--cpus", &count];
             let rest = ["--cmdline", &cmdline, "--initrd", "initramfs.cpio", "vmlinuz"];
-            let machine = Machine { name: machine, binary: built::aarch64_binary()?, in_turn: false };
-            let ended = machine.run(cpus, &files, &[&["vm-accel"], &args[..], &rest].concat())?;
+            let machine = Machine { name: machine, binary: built::aarch64_binary()?, cpus };
+            let ended = machine.run(&files, &[&["vm-accel"], &args[..], &rest].concat())?;
             ended.expect(status, &[end, &format!("(kvm, status {status})")]);
             let stdout = String::from_utf8_lossy(&ended.stdout);
             for line in ["vm-accel: init reached, Linux 6.", &format!(", {cpus} CPUs")] {
@@ -120,7 +120,7 @@ fn end_of(
     name: &str,
 ) -> Result<&'static Ended, String> {
     let run = || {
-        let machine = Machine { name: machine, binary: built::aarch64_binary()?, in_turn: false };
+        let machine = Machine { name: machine, binary: built::aarch64_binary()?, cpus: 2 };
         let folder = Path::new(TINY_ARM64);
         let mut guests = TinyGuest::of(folder);
         guests.retain(|guest| !UNFIT.iter().any(|(unfit, _)| *unfit == guest.name));
@@ -216,7 +216,7 @@ fn exec_all() -> Ends {
         let said = said.map_err(|error| format!("aarch64-linux-gnu-gcc: {error}"))?;
         files.push(PathBuf::from(String::from_utf8_lossy(&said.stdout).trim()));
     }
-    Machine { name: "arm64", binary, in_turn: false }.run_lines(1, before, &lines, files)
+    Machine { name: "arm64", binary, cpus: 1 }.run_lines(before, &lines, files)
 }
 
 /// A program for 32-bit ARM that exits with 42: an ELF header, one segment, and

@@ -15,9 +15,8 @@ const LIMIT: u32 = 280;
 const DEADLINE: Duration = Duration::from_secs(300);
 /// The rig's status when the host lacks something.
 const MISSING: Option<i32> = Some(3);
-/// What the rig says when its machine has broken down: QEMU 7.2 now and then aborts when its processor's
-/// virtualization is used ("assertion failed: (qemu_mutex_iothread_locked())"), and about once in 300 virtual
-/// machines its CPUs hang L1's kernel or reset it (see the rig's `--in-turn`).
+/// What the rig says when its machine has broken down: QEMU 7.2 now and then aborts when its x86-64 processor's
+/// virtualization is used ("assertion failed: (qemu_mutex_iothread_locked())").
 const BROKEN: [&str; 2] =
     ["rig-nested-kvm: L1 ended before the command did", "rig-nested-kvm: not ended after"];
 /// How often a machine that breaks down is started, for the same guests.
@@ -32,19 +31,19 @@ pub struct Machine {
     pub name: &'static str,
     /// The program, built for it.
     pub binary: PathBuf,
-    /// Whether its CPUs run in turn where it runs many guests.
-    pub in_turn: bool,
+    /// Its CPUs. The guests may have more.
+    pub cpus: u32,
 }
 
 impl Machine {
     /// Runs `words` there with `files` beside; `Err` says what is missing here.
-    pub fn run(&self, cpus: u32, files: &[PathBuf], words: &[&str]) -> Result<Ended, String> {
-        let mut ended = self.start(cpus, &[], files, words)?;
+    pub fn run(&self, files: &[PathBuf], words: &[&str]) -> Result<Ended, String> {
+        let mut ended = self.start(files, words)?;
         for _ in 1..STARTS {
             if !self.has_broken_down(&ended) {
                 break;
             }
-            ended = self.start(cpus, &[], files, words)?;
+            ended = self.start(files, words)?;
         }
         Ok(ended)
     }
@@ -58,10 +57,17 @@ impl Machine {
         broken
     }
 
-    fn start(&self, cpus: u32, flags: &[&str], files: &[PathBuf], words: &[&str]) -> Result<Ended, String> {
+    fn start(&self, files: &[PathBuf], words: &[&str]) -> Result<Ended, String> {
         let mut command = Command::new(Path::new(PROJECT).join("images/rig-nested-kvm"));
-        command.args(["--machine", self.name, "--smp", &cpus.to_string(), "--timeout", &LIMIT.to_string()]);
-        command.args(flags).arg("--binary").arg(&self.binary);
+        command.args([
+            "--machine",
+            self.name,
+            "--smp",
+            &self.cpus.to_string(),
+            "--timeout",
+            &LIMIT.to_string(),
+        ]);
+        command.arg("--binary").arg(&self.binary);
         for file in files {
             command.arg("--file").arg(file);
         }
@@ -95,14 +101,13 @@ impl Machine {
             let args: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
             lines.push(((*name).to_owned(), format!("vm-accel{}", quoted(&args))));
         }
-        self.run_lines(2, "", &lines, files)
+        self.run_lines("", &lines, files)
     }
 
     /// Runs lines of shell, each with its name, one after the other in one boot, after the line `before`;
     /// answers how each ended by its name. If the machine breaks down, another one runs what is left.
     pub fn run_lines(
         &self,
-        cpus: u32,
         before: &str,
         lines: &[(String, String)],
         mut files: Vec<PathBuf>,
@@ -111,13 +116,12 @@ impl Machine {
         let work = tempfile::tempdir().expect("a temporary directory");
         let path = work.path().join("guests.sh");
         files.push(path.clone());
-        let flags: &[&str] = if self.in_turn { &["--in-turn"] } else { &[] };
         let mut ends = HashMap::new();
         let mut starts_in_vain = 0;
         while starts_in_vain < STARTS {
             let left = lines.iter().filter(|(name, _)| !ends.contains_key(name));
             std::fs::write(&path, script(before, left)).expect("the script is written");
-            let ended = self.start(cpus, flags, &files, &["sh", "guests.sh"])?;
+            let ended = self.start(&files, &["sh", "guests.sh"])?;
             let stdout = String::from_utf8_lossy(&ended.stdout);
             let before = ends.len();
             ends.extend(stdout.split(guest_mark).skip(1).filter_map(parse));
