@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         let program = program.clone();
         trials.add(format!("soft::{}", guest.name), move || {
             let ended = run(&program, guest.args("soft", Path::new(TINY)));
-            guest.check(ended.code, &String::from_utf8_lossy(&ended.stdout), &ended.stderr);
+            guest.check(&ended);
         });
     }
     match built::debian() {

@@ -31,7 +31,7 @@ fn add(trials: &mut Trials, name: String, guest: TinyGuest, backend: &Backend, f
     trials.add(name, move || {
         let mut command = vm_accel(guest.args(&kind, Path::new(folder)));
         let ended = Run::start_with(&mut command, DEADLINE).end();
-        guest.check(ended.code, &String::from_utf8_lossy(&ended.stdout), &ended.stderr);
+        guest.check(&ended);
     });
 }
 

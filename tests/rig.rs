@@ -2,6 +2,9 @@
 //! QEMU's emulated AMD-V (`images/rig-nested-kvm`). A stock Debian kernel boots there to its userland and
 //! ends itself, and the tiny guests do what they do everywhere.
 //!
+//! That machine has faults of its own, which show now and then. What fails there is therefore run once more,
+//! which is said on stderr, and only what fails again has failed.
+//!
 //! Where QEMU, binutils or the Debian packages cannot be had, every test is ignored and says why.
 
 mod support;
@@ -25,10 +28,6 @@ const UNFIT: [(&str, &str); 2] = [
     ),
 ];
 
-/// A guest that is run once more if it fails: about once in 150 runs it counts another number of IPIs than it
-/// has sent, of which the LAPICs of that machine's kernel know, and this program does not.
-const AGAIN: &str = "smp";
-
 fn main() -> ExitCode {
     let mut trials = Trials::without_backends();
     for (name, cpus, word, end) in [
@@ -43,7 +42,12 @@ fn main() -> ExitCode {
             let count = cpus.to_string();
             let args = ["run", "--accel", "kvm", "--memory", "256M", "--timeout", "200s", "--cpus", &count];
             let rest = ["--cmdline", &cmdline, "--initrd", "initramfs.cpio", "vmlinuz"];
-            let ended = machine()?.run(&files, &[&["vm-accel"], &args[..], &rest].concat())?;
+            let words = [&["vm-accel"], &args[..], &rest].concat();
+            let mut ended = machine()?.run(&files, &words)?;
+            if ended.code != Some(0) {
+                eprintln!("{name} has failed and is run once more: {ended:?}");
+                ended = machine()?.run(&files, &words)?;
+            }
             ended.expect(0, &[end, "(kvm, status 0)"]);
             let stdout = String::from_utf8_lossy(&ended.stdout);
             for line in ["vm-accel: init reached, Linux 6.", &format!(", {cpus} CPUs")] {
@@ -65,7 +69,7 @@ fn main() -> ExitCode {
         }
         trials.add_ignorable(name, move || {
             let ended = tiny_guests()?.get(&guest.name).unwrap_or_else(|| panic!("the rig ended before it"));
-            guest.check(ended.code, &String::from_utf8_lossy(&ended.stdout), &ended.stderr);
+            guest.check(ended);
             Ok(())
         });
     }
@@ -103,12 +107,14 @@ fn run_tiny_guests() -> Result<HashMap<String, Ended>, String> {
         .filter(|guest| !UNFIT.iter().any(|(unfit, _)| *unfit == guest.name))
         .collect();
     let folder = work.path().join("tiny");
-    let mut ends = machine()?.run_each(&guests, &folder, &[(AUTO, &["run", "--timeout", "60s"])], &[])?;
-    if let Some(ended) = ends.get(AGAIN)
-        && ended.code != Some(0)
-    {
-        eprintln!("{AGAIN} is run once more: {ended:?}");
-        let again: Vec<TinyGuest> = guests.into_iter().filter(|guest| guest.name == AGAIN).collect();
+    let commands: [(&str, &[&str]); 1] = [(AUTO, &["run", "--timeout", "60s"])];
+    let mut ends = machine()?.run_each(&guests, &folder, &commands, &[])?;
+    let fails = |guest: &TinyGuest| ends.get(&guest.name).is_none_or(|ended| !guest.accepts(ended));
+    let again: Vec<TinyGuest> = guests.into_iter().filter(fails).collect();
+    if !again.is_empty() {
+        for TinyGuest { name, .. } in &again {
+            eprintln!("{name} has failed and is run once more: {:?}", ends.get(name));
+        }
         ends.extend(machine()?.run_each(&again, &folder, &[], &[])?);
     }
     Ok(ends)

@@ -93,7 +93,7 @@ fn main() -> ExitCode {
             }
             trials.add_ignorable(name, move || {
                 let ended = end_of(machine, ends, &guest.name)?;
-                guest.check(ended.code, &String::from_utf8_lossy(&ended.stdout), &ended.stderr);
+                guest.check(ended);
                 Ok(())
             });
         }

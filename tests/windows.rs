@@ -139,7 +139,7 @@ fn main() -> ExitCode {
             let name = format!("{backend}::{}", guest.name);
             trials.add(name, move || {
                 let ended = windows.run(windows.program(backend), guest.args(backend, Path::new(TINY)));
-                guest.check(ended.code, &String::from_utf8_lossy(&ended.stdout), &ended.stderr);
+                guest.check(&ended);
             });
         }
     }
