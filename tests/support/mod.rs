@@ -7,7 +7,8 @@ pub mod manifest;
 pub mod nested;
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -49,6 +50,15 @@ pub fn run_flat(backend: &Backend, guest: &Path, args: &[&str]) -> Command {
     let mut command = vm_accel(["run", "--accel", &backend.kind, "--memory", "16M", "--flat", "0x1000:real"]);
     command.args(args).arg(guest);
     command
+}
+
+/// The child takes signals although these tests may run in the background of a shell, or under `nohup`.
+fn take_signals() -> io::Result<()> {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: a default action runs no code of this process.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    Ok(())
 }
 
 /// How a child ended.
@@ -133,6 +143,8 @@ impl Run {
 
     /// Starts `command` with a deadline of its own.
     pub fn start_with(command: &mut Command, limit: Duration) -> Self {
+        // SAFETY: `signal` is async-signal-safe, and a default action runs no code of this process.
+        unsafe { command.pre_exec(take_signals) };
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self {
             stdout: child.stdout.take().map(Collected::from),

@@ -291,7 +291,7 @@ mod tests {
                 raise(libc::SIGTERM);
             },
             "obey" => {
-                raise(libc::SIGHUP);
+                raise(libc::SIGTERM);
                 while signals.pending().is_none() {
                     bell.wait(None);
                 }
