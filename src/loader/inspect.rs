@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::io::Read;
 use std::path::Path;
 
 use serde::Serialize;
@@ -12,15 +11,11 @@ use super::elf::{Class, Elf, Load};
 use super::error::LoadError;
 use super::image::KernelImage;
 use super::multiboot::Multiboot;
-use super::{ElfBoot, Format, arm64, guest_arch, pvh, refuse_multiboot2, width};
+use super::{ElfBoot, Format, arm64, guest_arch, pvh, pvh_entry, refuse_multiboot2, version, width};
 use crate::accel::GuestArch;
 
 /// The most bytes that a payload is decompressed to for a look inside.
 const OUTPUT_MAX: u64 = 1 << 30;
-/// What stands before the version in every Linux kernel.
-const BANNER: &[u8] = b"Linux version ";
-const BANNER_MAX: usize = 256;
-const PIECE: usize = 1 << 20;
 
 /// What is known of a kernel file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -152,7 +147,7 @@ impl Inspection {
         self.entry("AArch64", entry);
         self.segments = segments;
         self.cmdline_limit = format.is_linux().then_some(arm64::CMDLINE_MAX);
-        self.version = banner(image.name(), format.reader(image)?)?;
+        self.version = version::banner(image.name(), format.reader(image)?)?;
         Ok(())
     }
 }
@@ -168,8 +163,8 @@ impl Inspection {
             Class::Elf64 => "ELF64",
         });
         self.segments(&elf.loads);
-        self.version = banner(image.name(), image.reader(0, image.len()))?;
-        let pvh = elf.find_note(image, pvh::entry)?;
+        self.version = version::banner(image.name(), image.reader(0, image.len()))?;
+        let pvh = pvh_entry(image, elf)?;
         let boot = ElfBoot::choose(image, elf, header, pvh)?;
         refuse_multiboot2(image, &boot)?;
         let entry_words = width(elf.class).to_string();
@@ -231,6 +226,7 @@ impl Inspection {
         let vmlinux = bzimage.payload(image, OUTPUT_MAX)?;
         let elf = vmlinux.elf.clone();
         let pvh = vmlinux.finish(&format!("the payload of {}", image.name()), None, pvh::entry)?;
+        let pvh = pvh.filter(|_| pvh::is_for_all(bzimage.version.as_deref()));
         self.segments(&elf.loads);
         let entry_words = width(elf.class).to_string();
         if let Some(pvh) = pvh {
@@ -250,31 +246,6 @@ impl Inspection {
             file_bytes: load.file_bytes,
             memory_bytes: load.memory_bytes,
         }));
-    }
-}
-
-/// Looks for Linux's version in an uncompressed kernel.
-fn banner(name: &str, mut reader: impl Read) -> Result<Option<String>, LoadError> {
-    let mut window = Vec::new();
-    loop {
-        let before = window.len();
-        let read = reader.by_ref().take(PIECE as u64).read_to_end(&mut window);
-        read.map_err(|source| LoadError::Read { name: name.to_owned(), offset: 0, source })?;
-        let ended = window.len() == before;
-        let found = window
-            .windows(BANNER.len() + 1)
-            .position(|bytes| bytes.starts_with(BANNER) && bytes.last().is_some_and(u8::is_ascii_digit));
-        if let Some(at) = found.filter(|at| ended || at + BANNER_MAX <= window.len()) {
-            let text = window.get(at + BANNER.len()..).unwrap_or_default();
-            let text = text.get(..BANNER_MAX).unwrap_or(text);
-            let text = text.split(|&byte| byte == 0 || byte == b'\n').next().unwrap_or_default();
-            return Ok(Some(String::from_utf8_lossy(text).into_owned()));
-        }
-        if ended {
-            return Ok(None);
-        }
-        // The banner may go on in the next piece.
-        window.drain(..found.unwrap_or(window.len().saturating_sub(BANNER.len())));
     }
 }
 
@@ -341,11 +312,6 @@ mod tests {
         let inspection = look(vmlinux(true));
         assert_eq!(inspection.version.as_deref(), Some("9.8.7 (test)"));
         assert_eq!(inspection.boots_as.as_deref(), Some("ELF through its PVH note"));
-        // Wherever it is, also across the pieces that the file is read by.
-        for before in [PIECE - 20, PIECE - 14, PIECE - 5, PIECE, 2 * PIECE - 200] {
-            let file = [&vec![b'L'; before][..], b"Linux version %s Linux version 1.2\n"].concat();
-            assert_eq!(banner("x", &file[..]).unwrap().as_deref(), Some("1.2"));
-        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod pvh;
 mod start;
 #[cfg(test)]
 mod testing;
+mod version;
 
 use crate::accel::{GuestArch, GuestRegs, SpecialRegs, X86Regs, X86SpecialRegs};
 use crate::config::{Flat, FlatMode, Module};
@@ -202,7 +203,7 @@ fn load_elf(
     bios: &mut bool,
 ) -> Result<Started, LoadError> {
     let image = &request.kernel;
-    let pvh = elf.find_note(image, pvh::entry)?;
+    let pvh = pvh_entry(image, elf)?;
     let boot = ElfBoot::choose(image, elf, header, pvh)?;
     refuse_multiboot2(image, &boot)?;
     match boot {
@@ -230,6 +231,16 @@ fn load_elf(
             Ok((regs, special, format!("ELF through its {width}")))
         }
     }
+}
+
+/// The PVH entry point, unless it is for Xen only.
+fn pvh_entry(image: &KernelImage, elf: &Elf) -> Result<Option<u32>, LoadError> {
+    let Some(entry) = elf.find_note(image, pvh::entry)? else {
+        return Ok(None);
+    };
+    let is_linux = elf.find_note(image, |note| pvh::is_linux(note).then_some(()))?.is_some();
+    let version = if is_linux { version::banner(image.name(), image.reader(0, image.len()))? } else { None };
+    Ok(Some(entry).filter(|_| pvh::is_for_all(version.as_deref())))
 }
 
 /// Without another way to boot it, a kernel with a Multiboot 2 header would be started by a protocol
@@ -283,7 +294,8 @@ fn load_payload(
     let elf = vmlinux.elf.clone();
     elf.fix(&name, placement)?;
     let pvh = vmlinux.finish(&name, Some(request.memory), pvh::entry)?;
-    let pvh = pvh.filter(|&entry| elf.contains(entry.into()));
+    let is_for_all = pvh::is_for_all(bzimage.version.as_deref());
+    let pvh = pvh.filter(|&entry| is_for_all && elf.contains(entry.into()));
     if pvh.is_none() {
         elf.checked_entry(&name)?;
     }

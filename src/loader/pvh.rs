@@ -7,10 +7,12 @@ use super::elf::{Elf, Note};
 use super::error::LoadError;
 use super::image::write;
 use super::layout::{self, Placement, memory_map};
-use super::{cmdline, initrd, start};
+use super::{cmdline, initrd, start, version};
 use crate::accel::{X86Regs, X86SpecialRegs};
 use crate::memory::MMIO_HOLE_START;
 
+/// The note that names the operating system.
+const XEN_ELFNOTE_GUEST_OS: u32 = 6;
 /// The note that has the entry point.
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 const START_INFO_MAGIC: u32 = 0x336E_C578;
@@ -29,6 +31,19 @@ pub fn entry(note: &Note<'_>) -> Option<u32> {
         8 => u32::try_from(u64::from_le_bytes(*note.content.first_chunk()?)).ok(),
         _ => None,
     }
+}
+
+/// Whether this note says that the kernel is Linux.
+#[must_use]
+pub fn is_linux(note: &Note<'_>) -> bool {
+    note.name == b"Xen" && note.kind == XEN_ELFNOTE_GUEST_OS && note.content.starts_with(b"linux")
+}
+
+/// Whether Linux of this version takes others than Xen for who starts it by PVH, as it does from 5.0 on. An
+/// older one faults at once, and has another entry.
+#[must_use]
+pub fn is_for_all(version: Option<&str>) -> bool {
+    version.and_then(version::major).is_none_or(|major| major >= 5)
 }
 
 /// Gives the kernel its start information, command line, initrd and modules, and answers its start
@@ -98,8 +113,8 @@ mod tests {
     use super::*;
     use crate::config::Module;
     use crate::loader::testing::{
-        VMLINUX_PVH_ENTRY, elf64, memory, part, pvh_note, read, read_string, read_u32, read_u64, registers,
-        request, try_load, vmlinux,
+        VMLINUX_PVH_ENTRY, bzimage, elf64, memory, part, pvh_note, read, read_string, read_u32, read_u64,
+        registers, request, try_load, vmlinux,
     };
     use crate::loader::{KernelImage, load};
 
@@ -155,5 +170,35 @@ mod tests {
         let state = load(&request(file, &memory)).unwrap();
         assert!(read(&memory, 0x500, content.len()) == content);
         assert_eq!(read_u32(&memory, registers(&state).0.rbx), START_INFO_MAGIC);
+    }
+
+    /// A note by which a kernel says that it is Linux.
+    fn linux_note() -> Vec<u8> {
+        let head = [4, 6, XEN_ELFNOTE_GUEST_OS].iter().flat_map(|field: &u32| field.to_le_bytes());
+        head.chain(*b"Xen\0linux\0\0\0").collect()
+    }
+
+    #[test]
+    fn the_entry_point_of_an_old_linux_is_for_xen_only() {
+        let pvh = "ELF through its PVH note";
+        let linux = "ELF through its 64-bit entry";
+        for (version, notes, protocol) in [
+            ("4.15.0-20", [linux_note(), pvh_note(0x10_0000)], linux),
+            ("4.15.0-20", [pvh_note(0x10_0000), linux_note()], linux),
+            ("5.0.0", [linux_note(), pvh_note(0x10_0000)], pvh),
+            // Not Linux, whatever it says.
+            ("4.15.0-20", [vec![], pvh_note(0x10_0000)], pvh),
+            ("", [linux_note(), pvh_note(0x10_0000)], pvh),
+        ] {
+            let content = format!("Linux version {version}\n");
+            let file = elf64(0x10_0000, &[part(0x10_0000, content.as_bytes())], Some(&notes.concat()));
+            assert_eq!(try_load(file, 4).unwrap().protocol, protocol, "{version}");
+        }
+        let mut old = bzimage(&vmlinux(true));
+        let version = 0x300..0x300 + 5;
+        assert_eq!(&old[version.clone()], b"9.8.7");
+        assert!(try_load(old.clone(), 32).unwrap().protocol.ends_with("PVH note"));
+        old[version].copy_from_slice(b"4.8.7");
+        assert!(try_load(old, 32).unwrap().protocol.ends_with("inside through its 64-bit entry"));
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn table(spec: &AcpiSpec) -> Sdt {
     for id in 0..spec.cpus {
         processor(id, &mut devices);
     }
+    keyboard_interrupt(&mut devices);
     for (index, serial) in SERIAL_PORTS.iter().enumerate() {
         if spec.serial.get(index) == Some(&true) {
             let twin_exists = SERIAL_PORTS
@@ -65,6 +66,23 @@ fn processor(id: u32, devices: &mut Vec<u8>) {
     Device::new(
         Path::new(&format!("C{id:03X}")),
         vec![&Name::new("_HID".into(), &"ACPI0007"), &Name::new("_UID".into(), &id)],
+    )
+    .to_aml_bytes(devices);
+}
+
+/// The 8042's interrupt, as a resource of the board. Linux numbers the interrupts of such a machine in the order
+/// in which it meets them, and before 4.11 its driver of the 8042 takes number 1 whatever that is: so this is
+/// the first, or the first serial port would lose its own.
+fn keyboard_interrupt(devices: &mut Vec<u8>) {
+    Device::new(
+        "KBC_".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0C02")),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![&Interrupt::new(true, true, false, false, 1)]),
+            ),
+        ],
     )
     .to_aml_bytes(devices);
 }

@@ -6,9 +6,10 @@ use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use super::registers::{SLEEP_CONTROL, SLEEP_STATUS};
 use super::{ACPI_PORT, OEM_ID, OEM_REVISION, OEM_TABLE_ID, RESET_PORT};
 
-/// IA-PC boot architecture flags (ACPI 6.5, table 5.11): ISA devices, an 8042, no VGA. The clear bits say
-/// that MSIs work and that there is a CMOS RTC.
-const BOOT_ARCHITECTURE: u16 = 1 | 1 << 1 | 1 << 2;
+/// IA-PC boot architecture flags (ACPI 6.5, table 5.11): ISA devices, no VGA. The clear bits say that MSIs work
+/// and that there is a CMOS RTC. So is the 8042's, which has no keyboard and only resets: Linux would look for
+/// one, and take IRQ 1 for its interrupt, which is another device's where there are no legacy interrupts.
+const BOOT_ARCHITECTURE: u16 = 1 | 1 << 2;
 /// CMOS register of the century.
 const CENTURY: u8 = 0x32;
 
