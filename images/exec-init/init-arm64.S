@@ -11,23 +11,10 @@
 // System calls change X0 only. X19 is the channel; W20 the command's process id; X21 its
 // wait status, or -1 while it runs. X16 is the macros'.
 
-// The channel: its place, and its registers, all of 32 bits. See init.S.
-CHANNEL       = 0x3efe0000
-MAGIC         = 0
-STDOUT        = 4
-STDERR        = 8
-DATA          = 12
-INPUT         = 16
-STATUS        = 20
-FAILED        = 24
-CHANNEL_BYTES = 32
-CHANNEL_MAGIC = 0x31435856      // "VXC1"
-INPUT_END     = 31              // bit
-WORKDIR       = 0x10000
+PAGE_MAX    = 65536
+.include "exec-init.inc"
 
-CHUNK       = 65536             // bytes of each buffer, and the most that INPUT gives
-COMMAND_MAX = 2 << 20
-DRAINS      = 64                // chunks that are still fetched after the command's end
+CHANNEL     = 0x3efe0000
 
 SYS_DUP3 = 24; SYS_FCNTL = 25; SYS_IOCTL = 29; SYS_MKDIRAT = 34; SYS_SYMLINKAT = 36
 SYS_MOUNT = 40; SYS_CHDIR = 49; SYS_OPENAT = 56; SYS_CLOSE = 57; SYS_PIPE2 = 59
@@ -35,25 +22,11 @@ SYS_READ = 63; SYS_WRITE = 64; SYS_PPOLL = 73; SYS_SIGNALFD4 = 74; SYS_EXIT = 93
 SYS_SIGPROCMASK = 135; SYS_REBOOT = 142; SYS_SETSID = 157; SYS_SETHOSTNAME = 161
 SYS_SOCKET = 198; SYS_CLONE = 220; SYS_EXECVE = 221; SYS_MMAP = 222; SYS_WAIT4 = 260
 
-EAGAIN      = 11
 AT_FDCWD    = -100
-O_RDWR      = 2
-O_NOCTTY    = 0x100
-O_NONBLOCK  = 0x800
-O_CLOEXEC   = 0x80000
 O_SYNC      = 0x101000
-F_SETFL     = 4
 PROT_READ   = 1
 PROT_WRITE  = 2
 MAP_SHARED  = 1
-POLLIN      = 1
-POLLOUT     = 4
-POLLERR     = 8
-SIG_BLOCK   = 0
-SIG_SETMASK = 2
-SIGCHLD     = 17
-WNOHANG     = 1
-SIOCSIFFLAGS = 0x8914
 
 .macro call_kernel number
     mov x8, #\number
@@ -500,77 +473,8 @@ power_off:
     b 1b
 
 .section .rodata
-.balign 8
-// source, target, type, options
-mounts:
-    .quad w_devtmpfs, w_dev, w_devtmpfs, 0
-    .quad w_proc, w_proc_at, w_proc, 0
-    .quad w_sysfs, w_sys_at, w_sysfs, 0
-    .quad w_devpts, w_pts_at, w_devpts, w_pts_options
-    .quad w_tmpfs, w_shm_at, w_tmpfs, w_shm_options
-    .quad 0
-// target, name
-links:
-    .quad w_fd, w_dev_fd
-    .quad w_fd0, w_dev_stdin
-    .quad w_fd1, w_dev_stdout
-    .quad w_fd2, w_dev_stderr
-    .quad 0
-sigchld:
-    .quad 1 << (SIGCHLD - 1)
-no_signals:
-    .quad 0
-// struct ifreq: the name, and IFF_UP
-loopback:
-    .asciz "lo"
-    .zero 13
-    .hword 1
-    .zero 22
-w_devtmpfs:   .asciz "devtmpfs"
-w_dev:        .asciz "/dev"
-w_proc:       .asciz "proc"
-w_proc_at:    .asciz "/proc"
-w_sysfs:      .asciz "sysfs"
-w_sys_at:     .asciz "/sys"
-w_devpts:     .asciz "devpts"
-w_pts_at:     .asciz "/dev/pts"
-w_pts_options: .asciz "ptmxmode=0666,mode=0620"
-w_tmpfs:      .asciz "tmpfs"
-w_shm_at:     .asciz "/dev/shm"
-w_shm_options: .asciz "mode=1777"
-w_fd:         .asciz "/proc/self/fd"
-w_fd0:        .asciz "/proc/self/fd/0"
-w_fd1:        .asciz "/proc/self/fd/1"
-w_fd2:        .asciz "/proc/self/fd/2"
-w_dev_fd:     .asciz "/dev/fd"
-w_dev_stdin:  .asciz "/dev/stdin"
-w_dev_stdout: .asciz "/dev/stdout"
-w_dev_stderr: .asciz "/dev/stderr"
-dev_null:     .asciz "/dev/null"
 dev_mem:      .asciz "/dev/mem"
-hostname:     .ascii "vm-accel"
-bell_path:    .asciz "/dev/ttyS1"
-command_path: .asciz "/.vm-accel/command"
 
-// On pages of their own, however large a page is.
 .bss
-.balign 65536
-input:        .zero CHUNK
-output:       .zero CHUNK
-command:      .zero COMMAND_MAX
-command_end:
-// Two null pointers more than strings fit in.
-pointers:     .zero 8 * (COMMAND_MAX + 2) / 2
-program:      .zero 8
-directory:    .zero 8
-environment:  .zero 8
-input_left:   .zero 8
-input_next:   .zero 8
+.balign 8
 patience:     .zero 16
-polls:        .zero 8 * 5
-stdin_pipe:   .zero 8
-stdout_pipe:  .zero 8
-stderr_pipe:  .zero 8
-children:     .zero 4
-bell:         .zero 4
-status:       .zero 4

@@ -13,22 +13,10 @@
 # process id; R14 its wait status, or -1 while it runs.
 .intel_syntax noprefix
 
-# The channel's registers, all of 32 bits.
-CHANNEL     = 0x700
-MAGIC       = 0                 # reads CHANNEL_MAGIC
-STDOUT      = 4                 # write N: the next N bytes of DATA are output
-STDERR      = 8                 # the same for standard error
-DATA        = 12                # four bytes; past the end of the N they mean nothing
-INPUT       = 16                # read: bytes that DATA has now; END after the last
-STATUS      = 20                # write: wait status of the command; ends the run
-FAILED      = 24                # write: error of execve, or WORKDIR + that of chdir
-CHANNEL_MAGIC = 0x31435856      # "VXC1"
-INPUT_END   = 31                # bit
-WORKDIR     = 0x10000
+PAGE_MAX    = 4096
+.include "exec-init.inc"
 
-CHUNK       = 65536             # bytes of each buffer, and the most that INPUT gives
-COMMAND_MAX = 2 << 20
-DRAINS      = 64                # chunks that are still fetched after the command's end
+CHANNEL     = 0x700
 
 SYS_READ = 0; SYS_WRITE = 1; SYS_OPEN = 2; SYS_CLOSE = 3; SYS_POLL = 7
 SYS_SIGPROCMASK = 14; SYS_IOCTL = 16; SYS_DUP2 = 33; SYS_PAUSE = 34; SYS_SOCKET = 41
@@ -36,21 +24,6 @@ SYS_FORK = 57; SYS_EXECVE = 59; SYS_EXIT = 60; SYS_WAIT4 = 61; SYS_FCNTL = 72
 SYS_CHDIR = 80; SYS_MKDIR = 83; SYS_SYMLINK = 88; SYS_SETSID = 112; SYS_MOUNT = 165
 SYS_REBOOT = 169; SYS_SETHOSTNAME = 170; SYS_IOPL = 172; SYS_SIGNALFD4 = 289
 SYS_PIPE2 = 293
-
-EAGAIN      = 11
-O_RDWR      = 2
-O_NOCTTY    = 0x100
-O_NONBLOCK  = 0x800
-O_CLOEXEC   = 0x80000
-F_SETFL     = 4
-POLLIN      = 1
-POLLOUT     = 4
-POLLERR     = 8
-SIG_BLOCK   = 0
-SIG_SETMASK = 2
-SIGCHLD_BIT = 1 << 16
-WNOHANG     = 1
-SIOCSIFFLAGS = 0x8914
 
 .macro call_kernel number
     mov eax, \number
@@ -493,76 +466,3 @@ power_off:
     call_kernel SYS_REBOOT
 1:  call_kernel SYS_PAUSE
     jmp 1b
-
-.section .rodata
-.balign 8
-# source, target, type, options
-mounts:
-    .quad w_devtmpfs, w_dev, w_devtmpfs, 0
-    .quad w_proc, w_proc_at, w_proc, 0
-    .quad w_sysfs, w_sys_at, w_sysfs, 0
-    .quad w_devpts, w_pts_at, w_devpts, w_pts_options
-    .quad w_tmpfs, w_shm_at, w_tmpfs, w_shm_options
-    .quad 0
-# target, name
-links:
-    .quad w_fd, w_dev_fd
-    .quad w_fd0, w_dev_stdin
-    .quad w_fd1, w_dev_stdout
-    .quad w_fd2, w_dev_stderr
-    .quad 0
-sigchld:
-    .quad SIGCHLD_BIT
-no_signals:
-    .quad 0
-# struct ifreq: the name, and IFF_UP
-loopback:
-    .asciz "lo"
-    .zero 13
-    .word 1
-    .zero 22
-w_devtmpfs:   .asciz "devtmpfs"
-w_dev:        .asciz "/dev"
-w_proc:       .asciz "proc"
-w_proc_at:    .asciz "/proc"
-w_sysfs:      .asciz "sysfs"
-w_sys_at:     .asciz "/sys"
-w_devpts:     .asciz "devpts"
-w_pts_at:     .asciz "/dev/pts"
-w_pts_options: .asciz "ptmxmode=0666,mode=0620"
-w_tmpfs:      .asciz "tmpfs"
-w_shm_at:     .asciz "/dev/shm"
-w_shm_options: .asciz "mode=1777"
-w_fd:         .asciz "/proc/self/fd"
-w_fd0:        .asciz "/proc/self/fd/0"
-w_fd1:        .asciz "/proc/self/fd/1"
-w_fd2:        .asciz "/proc/self/fd/2"
-w_dev_fd:     .asciz "/dev/fd"
-w_dev_stdin:  .asciz "/dev/stdin"
-w_dev_stdout: .asciz "/dev/stdout"
-w_dev_stderr: .asciz "/dev/stderr"
-dev_null:     .asciz "/dev/null"
-hostname:     .ascii "vm-accel"
-              .byte 0
-bell_path:    .asciz "/dev/ttyS1"
-command_path: .asciz "/.vm-accel/command"
-
-.bss
-.balign 4096
-input:        .zero CHUNK
-output:       .zero CHUNK
-command:      .zero COMMAND_MAX
-# Two null pointers more than strings fit in.
-pointers:     .zero 8 * (COMMAND_MAX + 2) / 2
-program:      .zero 8
-directory:    .zero 8
-environment:  .zero 8
-input_left:   .zero 8
-input_next:   .zero 8
-polls:        .zero 8 * 5
-stdin_pipe:   .zero 8
-stdout_pipe:  .zero 8
-stderr_pipe:  .zero 8
-children:     .zero 4
-bell:         .zero 4
-status:       .zero 4
