@@ -151,6 +151,12 @@ impl BzImage {
         self.kernel.1
     }
 
+    /// Whether the setup header tells of a vmlinux, which kernels that are not Linux have not.
+    #[must_use]
+    pub fn has_payload(&self) -> bool {
+        self.payload.is_some()
+    }
+
     /// How the payload is compressed, if there is one and its beginning is known.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::elf::{Class, Elf, Load};
 use super::error::LoadError;
 use super::image::KernelImage;
 use super::multiboot::Multiboot;
-use super::{ElfBoot, Format, arm64, guest_arch, pvh, pvh_entry, refuse_multiboot2, version, width};
+use super::{ElfBoot, Format, arm64, guest_arch, pvh, pvh_entry, refuse_multiboot2, unpack, version, width};
 use crate::accel::GuestArch;
 
 /// The most bytes that a payload is decompressed to for a look inside.
@@ -123,6 +123,10 @@ fn finish(
 
 impl Inspection {
     fn x86_64(&mut self, image: &KernelImage) -> Result<(), LoadError> {
+        if let Some((unpacked, compression)) = unpack(image)? {
+            self.compression = Some(compression.to_string());
+            return self.x86_64(&unpacked);
+        }
         let format = Format::of(image)?;
         self.architecture = Some("x86-64");
         match format {
@@ -204,17 +208,17 @@ impl Inspection {
         self.boot_protocol = Some(format!("{}.{:02}", bzimage.protocol >> 8, bzimage.protocol & 0xFF));
         self.cmdline_limit = Some(bzimage.cmdline_limit);
         let (entry, width_word) = bzimage.entry();
-        match self.payload(image, bzimage) {
-            Ok(words) => self.boots_as = Some(format!("bzImage, vmlinux inside through its {words}")),
-            Err(e) => {
-                self.boots_as = Some(format!("bzImage through its {width_word}"));
-                self.problem = Some(e.to_string());
-                self.segments.push(SegmentInfo {
-                    gpa: bzimage.load_gpa,
-                    file_bytes: bzimage.kernel_bytes(),
-                    memory_bytes: bzimage.init_bytes,
-                });
-            }
+        let words = if bzimage.has_payload() { Some(self.payload(image, bzimage)) } else { None };
+        if let Some(Ok(words)) = words {
+            self.boots_as = Some(format!("bzImage, vmlinux inside through its {words}"));
+        } else {
+            self.boots_as = Some(format!("bzImage through its {width_word}"));
+            self.problem = words.and_then(Result::err).map(|e| e.to_string());
+            self.segments.push(SegmentInfo {
+                gpa: bzimage.load_gpa,
+                file_bytes: bzimage.kernel_bytes(),
+                memory_bytes: bzimage.init_bytes,
+            });
         }
         self.entry(&format!("bzImage, {width_word}"), entry);
         Ok(())

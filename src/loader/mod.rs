@@ -34,6 +34,7 @@ mod inspect;
 pub mod layout;
 mod linux;
 mod multiboot;
+mod packed;
 mod pvh;
 mod start;
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use inspect::{EntryPoint, Inspection, SegmentInfo, inspect, inspect_image};
 use layout::Placement;
 use linux::{Kernel, Width};
 use multiboot::{Header, Multiboot};
+pub use packed::unpack;
 
 /// Bytes of the file's beginning that tell its format; a bzImage's setup header and a Multiboot header
 /// lie within.
@@ -258,7 +260,7 @@ fn refuse_multiboot2(image: &KernelImage, boot: &ElfBoot) -> Result<(), LoadErro
 
 fn load_bzimage(request: &LoadRequest, bzimage: &BzImage) -> Result<Started, LoadError> {
     let acpi = request.rsdp.is_some();
-    if request.decompress {
+    if request.decompress && bzimage.has_payload() {
         let mut placement = Placement::new(request.memory, acpi);
         match load_payload(request, &mut placement, bzimage) {
             Ok((elf, Some(entry))) => {

@@ -50,6 +50,20 @@ pub struct Multiboot {
     wants_video: bool,
 }
 
+/// Whether a file that starts with `head` has a Multiboot 1 header.
+#[must_use]
+pub fn is_multiboot(head: &[u8]) -> bool {
+    header_at(head.get(..SEARCH_BYTES).unwrap_or(head)).is_some()
+}
+
+/// Where the Multiboot 1 header is.
+fn header_at(head: &[u8]) -> Option<usize> {
+    (0..head.len().saturating_sub(11)).step_by(4).find(|&at| {
+        let sum = word(head, at).wrapping_add(word(head, at + 4)).wrapping_add(word(head, at + 8));
+        word(head, at) == HEADER_MAGIC && sum == 0
+    })
+}
+
 /// Whether a file that starts with `head` has a Multiboot 2 header.
 #[must_use]
 pub fn is_multiboot2(head: &[u8]) -> bool {
@@ -68,11 +82,7 @@ impl Header {
     /// When the header asks for something that is not known, or its addresses contradict each other.
     pub fn find(image: &KernelImage, head: &[u8]) -> Result<Option<Self>, LoadError> {
         let head = head.get(..SEARCH_BYTES).unwrap_or(head);
-        let found = (0..head.len().saturating_sub(11)).step_by(4).find(|&at| {
-            let sum = word(head, at).wrapping_add(word(head, at + 4)).wrapping_add(word(head, at + 8));
-            word(head, at) == HEADER_MAGIC && sum == 0
-        });
-        let Some(at) = found else { return Ok(None) };
+        let Some(at) = header_at(head) else { return Ok(None) };
         let flags = word(head, at + 4);
         if flags & FLAGS_UNKNOWN != 0 {
             return Err(LoadError::Unsupported {

@@ -131,11 +131,12 @@ fn load_pc(
     initrd: Option<&KernelImage>,
     memory: &GuestMemory,
 ) -> Result<BootState, VmError> {
+    let unpacked = if config.flat.is_none() { loader::unpack(&kernel)? } else { None };
     reset_vector::write(memory)?;
     let spec = AcpiSpec { cpus: config.cpus, serial: serial_ports(config), virtio_mmio: Vec::new() };
     let rsdp = acpi::write_tables(memory, &spec)?;
     Ok(loader::load(&LoadRequest {
-        kernel,
+        kernel: unpacked.map_or(kernel, |(unpacked, _)| unpacked),
         initrd,
         cmdline: config.cmdline.as_deref(),
         modules: &config.modules,
