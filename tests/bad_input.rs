@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use support::{Code, Ended, PROGRAM, Run, Trials, end_of, tiny, vm_accel};
+use support::{Code, Ended, PROGRAM, Run, Trials, end_of, gzip, tiny, vm_accel};
 
 /// `nobody` on every Linux system.
 const NOBODY: u32 = 65534;
@@ -104,6 +104,16 @@ fn add_kernels(trials: &mut Trials) {
         for seed in 1..9 {
             refused(&mut run(&folder.file("noise", &noise(seed))), &["noise"]);
         }
+    });
+    trials.add("compressed_kernel_that_is_cut", || {
+        let folder = Folder::new();
+        let packed = gzip(&fs::read(tiny("ok-elf.elf")).unwrap());
+        // The checksum is cut, and the data.
+        for cut in [1, packed.len() / 2] {
+            let file = folder.file("kernel.gz", &packed[..packed.len() - cut]);
+            refused(&mut run(&file), &["kernel.gz"]);
+        }
+        refused(&mut run(&folder.file("text.gz", &gzip(b"no kernel"))), &["text.gz", "compressed by gzip"]);
     });
     trials.add("fifo_as_kernel", || {
         let folder = Folder::new();

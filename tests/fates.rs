@@ -10,7 +10,7 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::process::{ExitCode, Stdio};
 
-use support::{Backend, Code, Run, Trials, end_of, run_flat, tiny, vm_accel};
+use support::{Backend, Code, Run, Trials, end_of, gzip, run_flat, tiny, vm_accel};
 
 const PANIC: &str = "Kernel panic - not syncing: x\n";
 const PANIC_END: &str = "---[ end Kernel panic - not syncing: x ]---\n";
@@ -53,6 +53,15 @@ fn add_ends_of_the_guests_choice(trials: &mut Trials) {
             assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
         });
     }
+    trials.add_each("of_a_compressed_kernel", |backend| {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let kernel = std::fs::read(tiny("multiboot.elf")).expect("a kernel");
+        std::fs::write(file.path(), gzip(&kernel)).expect("it is written");
+        let path = file.path().to_str().expect("UTF-8");
+        let args =
+            ["run", "--accel", &backend.kind, "--timeout", "30s", "--cmdline", "hello multiboot", path];
+        end_of(&mut vm_accel(args)).expect(0, &["status 0"]).printed("OK\n");
+    });
     trials.add_each("reset_by_the_firmwares_entry", |backend| {
         // ljmp 0xf000, 0xfff0
         let code = Code::new().bytes(&[0xea, 0xf0, 0xff, 0x00, 0xf0]);

@@ -4,7 +4,7 @@
 
 use super::LoadRequest;
 use super::boot_params::{SETUP_HEADER, SETUP_HEADER_END};
-use super::decompress::Compression;
+use super::decompress::{Compression, believed_output};
 use super::elf::ElfStream;
 use super::error::LoadError;
 use super::image::KernelImage;
@@ -16,10 +16,6 @@ const XLF_KERNEL_64: u16 = 1;
 const LOADED_HIGH: u8 = 1;
 /// Where the 64-bit entry point lies in the kernel.
 const ENTRY_64: u64 = 0x200;
-/// A payload that says to be larger than this many times its compressed length is not believed; a
-/// few MiB are always allowed.
-const RATIO_MAX: u64 = 256;
-const OUTPUT_ALLOWED: u64 = 64 << 20;
 
 /// The checked setup header of a bzImage, and where its parts are in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,7 +196,7 @@ impl BzImage {
                 (bytes - appended, length)
             }
         };
-        if output_bytes > output_max.min(bytes.saturating_mul(RATIO_MAX).max(OUTPUT_ALLOWED)) {
+        if output_bytes > output_max.min(believed_output(bytes)) {
             let reason = format!("its payload of {bytes} bytes would decompress to {output_bytes}");
             return Err(malformed(name, &reason));
         }

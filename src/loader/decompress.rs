@@ -16,6 +16,17 @@ const LZ4_MAGIC: [u8; 4] = 0x184C_2102_u32.to_le_bytes();
 /// Most bytes of a block of lz4's legacy format, decompressed.
 const LZ4_BLOCK: usize = 8 << 20;
 
+/// A kernel that says to be larger than this many times its compressed length is not believed; a few MiB are
+/// always allowed.
+const RATIO_MAX: u64 = 256;
+const OUTPUT_ALLOWED: u64 = 64 << 20;
+
+/// The most bytes that `bytes` of a compressed kernel are believed to decompress to.
+#[must_use]
+pub fn believed_output(bytes: u64) -> u64 {
+    bytes.saturating_mul(RATIO_MAX).max(OUTPUT_ALLOWED)
+}
+
 /// How a payload is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {

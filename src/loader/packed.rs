@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use super::decompress::Compression;
+use super::decompress::{Compression, believed_output};
 use super::error::LoadError;
 use super::image::KernelImage;
 use super::{HEAD_BYTES, bzimage, elf, multiboot};
@@ -33,13 +33,14 @@ pub fn unpack(image: &KernelImage) -> Result<Option<(KernelImage, Compression)>,
     }
     let damaged =
         |reason| LoadError::Malformed { name: image.name().to_owned(), format: "compressed kernel", reason };
-    let left = OUTPUT_MAX - content.len() as u64;
+    let limit = OUTPUT_MAX.min(believed_output(image.len()));
+    let left = limit - content.len() as u64;
     reader
         .take(left + 1)
         .read_to_end(&mut content)
         .map_err(|e| damaged(format!("its {compression} data: {e}")))?;
-    if content.len() as u64 > OUTPUT_MAX {
-        return Err(damaged(format!("it decompresses to more than {OUTPUT_MAX} bytes")));
+    if content.len() as u64 > limit {
+        return Err(damaged(format!("its {} bytes decompress to more than {limit}", image.len())));
     }
     Ok(Some((KernelImage::memory(image.name(), content), compression)))
 }
@@ -58,7 +59,7 @@ mod tests {
     use crate::loader::testing::{bzimage, elf32, multiboot_header, part, try_load, vmlinux};
 
     fn gzip(content: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
+        let mut encoder = GzEncoder::new(Vec::new(), Level::best());
         encoder.write_all(content).unwrap();
         encoder.finish().unwrap()
     }
@@ -96,5 +97,9 @@ mod tests {
         let error = unpack(&image(&packed[..packed.len() - 9])).unwrap_err().to_string();
         assert!(error.starts_with("kernel.gz is a damaged compressed kernel: its gzip data"), "{error}");
         assert!(unpack(&image(&packed[..12])).unwrap().is_none());
+        let mut bomb = vmlinux(true);
+        bomb.resize(65 << 20, 0);
+        let error = unpack(&image(&gzip(&bomb))).unwrap_err().to_string();
+        assert!(error.contains("decompress to more than 67108864"), "{error}");
     }
 }

@@ -52,6 +52,12 @@ pub fn run_flat(backend: &Backend, guest: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// A file of gzip's with this content.
+pub fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(content).and_then(|()| encoder.finish()).expect("a vector takes all")
+}
+
 /// The child takes signals although these tests may run in the background of a shell, or under `nohup`.
 fn take_signals() -> io::Result<()> {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
